@@ -1,0 +1,40 @@
+"""Predicts a teacher's logits for every training clip or crop, once; students read them from then on.
+
+accelerate launch recipes/cache_logits.py --model runs/cpr-128k-dirfms-s0 --data prepared/tau22 --crop_hop 0.5 \
+    --output logits/cpr-128k-dirfms-s0
+"""
+
+from dataclasses import dataclass, field
+
+from hf_ascdistill import (
+    AcousticFrontend,
+    DataArguments,
+    load_classifier,
+    load_training_data,
+    parse_recipe,
+    predict_logits,
+)
+
+
+@dataclass
+class CacheArguments:
+    """Parameters that control whose logits are predicted, for which split, and where they go."""
+
+    model: str = field(metadata={"help": "run folder, saved model or Hub name of the teacher"})
+    output: str = field(metadata={"help": "folder of the logits set"})
+    split: str = field(default="train", metadata={"help": "train or evaluate"})
+    batch_size: int = field(default=256, metadata={"help": "clips at a time"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments, data_args = parse_recipe(CacheArguments, DataArguments, argv=argv, description=__doc__)
+    clips = load_training_data(data_args)[arguments.split]
+    model, extractor = load_classifier(arguments.model, clips.features["labels"].names)
+    logits = predict_logits(
+        model, clips, arguments.output, frontend=AcousticFrontend(extractor), batch_size=arguments.batch_size
+    )
+    print(f"{len(logits.example_ids)} clips x {len(logits.scenes)} scenes: {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Evaluates a run, a converted checkpoint or a model of the Hub on a corpus or a prepared store.
+
+python recipes/evaluate_run.py --model runs/student-cpr-128k-dirfms-s0 --data prepared/tau22 --split evaluate --json
+"""
+
+import json
+from dataclasses import dataclass, field
+
+from hf_ascdistill import (
+    AcousticFrontend,
+    aligned_only,
+    evaluate_clips,
+    load_classifier,
+    load_split,
+    metrics_table,
+    parse_recipe,
+    shifted_crops,
+)
+
+
+@dataclass
+class EvaluateArguments:
+    """Parameters that control which model is evaluated on which clips."""
+
+    model: str = field(metadata={"help": "run folder, saved model or Hub name"})
+    data: str = field(metadata={"help": "corpus in TAU22's layout, or a store written by prepare_data.py"})
+    split: str = field(default="evaluate", metadata={"help": "evaluate, train or all"})
+    crop_hop: float | None = field(default=None, metadata={"help": "evaluate shifted crops, this many seconds apart"})
+    aligned: bool = field(default=False, metadata={"help": "of the crops, only those that begin where a clip does"})
+    batch_size: int = field(default=64, metadata={"help": "clips at a time"})
+    json: bool = field(default=False, metadata={"help": "print JSON instead of a table"})
+
+
+def main(argv: list[str] | None = None) -> None:
+    (arguments,) = parse_recipe(EvaluateArguments, argv=argv, description=__doc__)
+    clips = load_split(arguments.data, arguments.split)
+    if arguments.crop_hop is not None:
+        clips = shifted_crops(clips, hop_seconds=arguments.crop_hop)
+        clips = aligned_only(clips) if arguments.aligned else clips
+    model, extractor = load_classifier(arguments.model, clips.features["labels"].names)
+    metrics = evaluate_clips(
+        model, clips, frontend=AcousticFrontend(extractor), batch_size=arguments.batch_size
+    )
+    print(json.dumps(metrics, indent=1) if arguments.json else metrics_table(metrics))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Tiny, device-robust acoustic scene classifiers, trained by knowledge distillation with the Hugging Face libraries.
+
+Importing the package registers its models and its feature extractor with the Auto classes of transformers. Every
+other public name is imported when it is first used, so that a model loads without `datasets`, `evaluate`, `soundfile`
+or `soxr`.
+"""
+
+import shlex
+from importlib import import_module
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+_PUBLIC_NAMES = {
+    "models.configuration_cp_mobile": ("CpMobileConfig",),
+    "models.modeling_cp_mobile": ("CpMobileForAudioClassification", "CpMobileModel"),
+    "models.configuration_cp_resnet": ("CpResNetConfig",),
+    "models.modeling_cp_resnet": ("CpResNetForAudioClassification", "CpResNetModel"),
+    "models.feature_extraction_asc": ("AscFeatureExtractor",),
+    "data.tau22": ("DEVICES", "DEVICE_GROUPS", "SCENES", "device_groups", "load_tau22", "select_listed"),
+    "data.crops": ("aligned_only", "shifted_crops"),
+    "data.store": ("data_fingerprint", "load_prepared", "prepare", "prepare_recordings"),
+    "data.corpus": ("load_corpus", "load_split"),
+    "data.collator": ("collate_clips",),
+    "data.impulse_responses": ("default_impulse_responses", "load_impulse_responses"),
+    "data.synthetic": ("write_synthetic_corpus",),
+    "transforms.waveform": ("DeviceImpulseResponse", "TimeRoll"),
+    "transforms.spectrogram": ("FreqMixStyle", "SpectrogramMask"),
+    "transforms.frontend": ("AcousticFrontend", "AugmentationSettings", "build_frontend", "with_frontend"),
+    "metrics": ("load_scene_metrics", "mean_over_last_epochs", "scene_metrics", "summarize_runs"),
+    "losses": ("distillation_loss", "distillation_loss_parts"),
+    "schedule": ("EpochSchedule", "warmup_rampdown_factor"),
+    "complexity": ("check_budget", "measure_complexity"),
+    "pictures": ("draw_device_accuracy", "draw_training_curve"),
+    "arguments": (
+        "AugmentationArguments",
+        "DataArguments",
+        "DistillationTrainingArguments",
+        "ModelArguments",
+        "TeacherArguments",
+        "check_world_size",
+        "parse_recipe",
+    ),
+    "evaluation": ("SceneEvaluation", "evaluate_clips", "metrics_table", "predict_batches"),
+    "teachers": ("LogitsSet", "attach_logits", "average_logits", "load_logits", "predict_logits"),
+    "conversion": ("convert_checkpoint", "load_checkpoint"),
+    "trainer": ("DistillationTrainer", "last_complete_checkpoint"),
+    "building": (
+        "attach_teachers",
+        "build_model",
+        "build_trainer",
+        "build_training_frontend",
+        "load_classifier",
+        "load_training_data",
+    ),
+    "runs": ("finish_run", "finished_results", "open_run", "report_run", "results_table", "write_report"),
+}
+_MODULE_OF = {name: module for module, names in _PUBLIC_NAMES.items() for name in names}
+
+
+def _check_torchaudio() -> None:
+    """Says how to mend a torchaudio that would make transformers fail with an error from deep inside it."""
+    try:
+        import torchaudio  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "torchaudio":
+            raise
+    except (OSError, RuntimeError) as error:  # a library that is not there; another CUDA version than torch's
+        script = shlex.quote(str(Path(__file__).resolve().with_name("repair_torchaudio.py")))
+        raise ImportError(
+            f"torchaudio does not fit the installed torch ({type(error).__name__}), so run `python {script}` once and "
+            "import hf_ascdistill again."
+        ) from error
+
+
+def _register_models() -> None:
+    from .models import register
+
+    register()
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})
+
+
+_check_torchaudio()
+_register_models()
+
+__all__ = ["__version__", *_MODULE_OF]

@@ -1,0 +1,258 @@
+"""The arguments of the recipes as dataclasses, and `parse_recipe`: YAML gives the defaults, the command line wins."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from .data.columns import DEVICE_IDS, LABELS
+from .schedule import EpochSchedule
+
+CONFIG_FLAG = "--config"
+FRONTEND_SEATS = ("accelerator", "workers")
+
+
+@dataclass
+class DataArguments:
+    """Parameters that control which clips a recipe works on.
+
+    Args:
+        data (`str`): folder of a corpus in TAU22's layout, or a store written by `prepare`.
+        train_list (`str`, *optional*): csv of the training clips in place of fold1_train.csv (a DCASE24 split).
+        crop_hop (`float`, *optional*): train on 1-s crops that begin every so many seconds; unset: on the clips alone.
+        impulse_responses (`str`, *optional*): folder of impulse responses for DIR; unset: a small generated bank.
+        resample_impulse_responses (`bool`, *optional*, defaults to `False`): resample them to 32 kHz where needed.
+    """
+
+    data: str = field(metadata={"help": "corpus in TAU22's layout, or a store written by prepare_data.py"})
+    train_list: str | None = field(default=None, metadata={"help": "csv of training clips (a DCASE24 split)"})
+    crop_hop: float | None = field(default=None, metadata={"help": "seconds between shifted crops; unset: clips"})
+    impulse_responses: str | None = field(default=None, metadata={"help": "folder of impulse responses for DIR"})
+    resample_impulse_responses: bool = field(default=False, metadata={"help": "resample them to 32 kHz"})
+
+
+@dataclass
+class ModelArguments:
+    """Parameters that control which network is trained.
+
+    Args:
+        architecture (`str`, *optional*, defaults to `"cp-mobile"`): `cp-mobile` or `cp-resnet`.
+        size (`str`, *optional*, defaults to `"128k"`): one of the paper's sizes, 128k, 450k, 1m, 4m, 8m.
+        initial_weights (`str`, *optional*): folder of a saved model to start from; architecture and size are its own.
+    """
+
+    architecture: str = field(default="cp-mobile", metadata={"help": "cp-mobile or cp-resnet"})
+    size: str = field(default="128k", metadata={"help": "128k, 450k, 1m, 4m or 8m"})
+    initial_weights: str | None = field(default=None, metadata={"help": "folder of a saved model to start from"})
+
+
+@dataclass
+class AugmentationArguments:
+    """Parameters that control device generalisation and the other augmentations (paper section 3.1).
+
+    Args:
+        device_generalization (`str`, *optional*, defaults to `"dirfms"`): the DG switch of Table 2: none, dir, fms,
+            dirfms.
+        dir_p (`float`, *optional*, defaults to 0.6): share of the clips that DIR convolves.
+        dir_devices (`list[str]`, *optional*): devices whose clips DIR may touch; unset: all of them.
+        fms_alpha (`float`, *optional*, defaults to 0.3): parameter of Freq-MixStyle's Beta distribution.
+        fms_p (`float`, *optional*, defaults to 0.4): share of the batches that Freq-MixStyle mixes.
+        roll_max_shift (`int`, *optional*, defaults to 4000): largest circular shift, samples at 32 kHz.
+        max_freq_mask (`int`, *optional*, defaults to 48): frequency masks are narrower than this many mel bins.
+        max_time_mask (`int`, *optional*, defaults to 0): time masks are shorter than this many frames.
+        mask_per_clip (`bool`, *optional*, defaults to `False`): draw a mask for each clip, not one for the batch.
+        fmax_jitter (`bool`, *optional*, defaults to `True`): draw the mel bank's upper edge anew for each batch.
+    """
+
+    device_generalization: str = field(default="dirfms", metadata={"help": "none, dir, fms or dirfms"})
+    dir_p: float = field(default=0.6, metadata={"help": "share of the clips that DIR convolves"})
+    dir_devices: list[str] | None = field(default=None, metadata={"help": "devices that DIR may touch; unset: all"})
+    fms_alpha: float = field(default=0.3, metadata={"help": "Beta(alpha, alpha) of Freq-MixStyle"})
+    fms_p: float = field(default=0.4, metadata={"help": "share of the batches that Freq-MixStyle mixes"})
+    roll_max_shift: int = field(default=4000, metadata={"help": "largest circular shift in samples"})
+    max_freq_mask: int = field(default=48, metadata={"help": "upper bound of the frequency mask, mel bins"})
+    max_time_mask: int = field(default=0, metadata={"help": "upper bound of the time mask, frames"})
+    mask_per_clip: bool = field(default=False, metadata={"help": "one mask a clip instead of one a batch"})
+    fmax_jitter: bool = field(default=True, metadata={"help": "jitter the upper edge of the mel bank"})
+
+
+@dataclass
+class TeacherArguments:
+    """Parameters that control what the student learns from.
+
+    Args:
+        teacher_logits (`list[str]`): logit sets written by `predict_logits`; several are averaged.
+        allow_extra_logits (`bool`, *optional*, defaults to `False`): the sets may hold more clips than the student
+            trains on (a DCASE24 split of a corpus whose logits are complete).
+    """
+
+    teacher_logits: list[str] | None = field(default=None, metadata={"help": "folders of logit sets, averaged"})
+    allow_extra_logits: bool = field(default=False, metadata={"help": "the sets may hold more clips than are used"})
+
+
+@dataclass
+class DistillationTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with the paper's loss, schedule and protocol as defaults.
+
+    Args:
+        kd_lambda (`float`, *optional*, defaults to 0.02): weight of the LABEL loss in Eq. 1.
+        kd_temperature (`float`, *optional*, defaults to 2.0): temperature tau of Eq. 1.
+        kd_reduction (`str`, *optional*, defaults to `"batchmean"`): `batchmean` is Eq. 1, `mean` the authors' runs.
+        lr_warmup_epochs (`int`, *optional*, defaults to 14): epochs of exponential warm-up.
+        lr_ramp_start (`int`, *optional*, defaults to 50): epoch after which the rate falls.
+        lr_ramp_length (`int`, *optional*, defaults to 84): epochs of the linear fall.
+        lr_last (`float`, *optional*, defaults to 0.005): the last rate as a share of the peak.
+        lr_reference_epochs (`int`, *optional*, defaults to 150): length of the run that the three epochs above were
+            chosen for; a run of another length gets the same proportions.
+        frontend_seat (`str`, *optional*, defaults to `"accelerator"`): where waveforms become log-mels: on the
+            `accelerator`, or in the data loader's `workers`.
+        channels_last (`bool`, *optional*, defaults to `True`): memory format of training; faster, and on a CPU some
+            50 times less accurate in batch normalisation (2e-6).
+        last_epochs (`int`, *optional*, defaults to 4): epochs whose metrics are averaged (paper, Table 1).
+        pictures (`bool`, *optional*, defaults to `True`): draw the training curve and the accuracy per device.
+    """
+
+    kd_lambda: float = field(default=0.02, metadata={"help": "weight of the label loss"})
+    kd_temperature: float = field(default=2.0, metadata={"help": "temperature of both distributions"})
+    kd_reduction: str = field(default="batchmean", metadata={"help": "batchmean (Eq. 1) or mean (authors' runs)"})
+    lr_warmup_epochs: int = field(default=14, metadata={"help": "epochs of exponential warm-up"})
+    lr_ramp_start: int = field(default=50, metadata={"help": "epoch after which the rate falls"})
+    lr_ramp_length: int = field(default=84, metadata={"help": "epochs of the linear fall"})
+    lr_last: float = field(default=0.005, metadata={"help": "last rate as a share of the peak"})
+    lr_reference_epochs: int = field(default=150, metadata={"help": "run length that these epochs belong to"})
+    frontend_seat: str = field(default="accelerator", metadata={"help": "accelerator or workers"})
+    channels_last: bool = field(default=True, metadata={"help": "train in channels_last memory format"})
+    last_epochs: int = field(default=4, metadata={"help": "epochs whose metrics are averaged"})
+    pictures: bool = field(default=True, metadata={"help": "draw training curve and accuracy per device"})
+
+    learning_rate: float = field(default=9e-4, metadata={"help": "peak learning rate of Adam"})
+    weight_decay: float = field(default=1e-4, metadata={"help": "L2 penalty inside Adam, on every parameter"})
+    num_train_epochs: float = field(default=150, metadata={"help": "epochs"})
+    per_device_train_batch_size: int = field(default=256, metadata={"help": "clips per device and step"})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "clips per device in evaluation"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "when to evaluate"})
+    save_strategy: str = field(default="epoch", metadata={"help": "when to write a checkpoint"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints that are kept"})
+    logging_strategy: str = field(default="epoch", metadata={"help": "when to log"})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "hide NaN losses from the log"})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "gradient clipping; 0: none, as in the paper"})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "must stay False: the front-end needs them"})
+    label_names: list[str] | None = field(
+        default_factory=lambda: [LABELS, DEVICE_IDS], metadata={"help": "columns handed to the metrics"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.frontend_seat not in FRONTEND_SEATS:
+            raise ValueError(f"frontend_seat is {self.frontend_seat!r}; expected one of {', '.join(FRONTEND_SEATS)}.")
+        if self.remove_unused_columns:
+            raise ValueError("remove_unused_columns must be False: the front-end reads waveform and device_ids.")
+
+    @property
+    def schedule(self) -> EpochSchedule:
+        """The learning-rate schedule of a run of `num_train_epochs` epochs."""
+        reference = EpochSchedule(
+            warmup_epochs=self.lr_warmup_epochs,
+            ramp_start=self.lr_ramp_start,
+            ramp_length=self.lr_ramp_length,
+            last=self.lr_last,
+            reference_epochs=self.lr_reference_epochs,
+        )
+        return reference.scaled(self.num_train_epochs)
+
+
+def read_yaml_defaults(paths: Sequence[str | Path]) -> dict[str, Any]:
+    """Reads YAML files into one flat dict; a later file wins over an earlier one.
+
+    Args:
+        paths (`Sequence[str | Path]`): YAML files, each one mapping of argument names to values.
+
+    Raises:
+        ValueError: a file is not YAML or holds no mapping.
+        FileNotFoundError: a file is absent.
+    """
+    defaults: dict[str, Any] = {}
+    for path in paths:
+        try:
+            values = yaml.safe_load(Path(path).read_text())
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not valid YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} holds {type(values).__name__}; expected a mapping of argument names to values.")
+        defaults.update(values)
+    return defaults
+
+
+def parse_recipe(*dataclass_types: type, argv: Sequence[str] | None = None, description: str | None = None) -> tuple:
+    """Parses `--config a.yaml b.yaml --field value` into one instance of each dataclass.
+
+    Args:
+        dataclass_types (`type`): argument dataclasses.
+        argv (`Sequence[str]`, *optional*): command line without the program's name; unset: `sys.argv[1:]`.
+        description (`str`, *optional*): the recipe's docstring, for `--help`.
+
+    Returns:
+        `tuple`: one instance per dataclass. Values of the command line win over the YAML files, later files over
+        earlier ones, and all of them over the dataclasses' defaults.
+
+    Raises:
+        ValueError: a YAML file is unreadable or names an unknown argument, or the launcher started another number of
+            processes than the training arguments see.
+    """
+    parser = HfArgumentParser(dataclass_types, description=description, allow_abbrev=False)
+    parser.add_argument(CONFIG_FLAG, nargs="+", default=[], help="YAML files with defaults for all other arguments")
+    files = parser_config_files(argv)
+    defaults = read_yaml_defaults(files)
+    actions = {action.dest: action for action in parser._actions}
+    unknown = sorted(set(defaults) - set(actions))
+    if unknown:
+        raise ValueError(f"unknown argument(s) {', '.join(unknown)} in {', '.join(map(str, files))}; see --help.")
+    for name, value in defaults.items():
+        actions[name].required = False
+        # argparse converts string defaults as if they were typed: YAML reads 1e-3 as a string
+        parser.set_defaults(**{name: str(value) if isinstance(value, int | float) else value})
+    instances = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)[: len(dataclass_types)]
+    for instance in instances:
+        if isinstance(instance, TrainingArguments):
+            check_world_size(instance.world_size)
+    return instances
+
+
+def parser_config_files(argv: Sequence[str] | None) -> list[str]:
+    """Returns the files behind `--config` on a command line, before the other arguments are parsed."""
+    parser = HfArgumentParser([], add_help=False, allow_abbrev=False)
+    parser.add_argument(CONFIG_FLAG, nargs="+", default=[])
+    return parser.parse_known_args(argv)[0].config
+
+
+def check_world_size(world_size: int) -> None:
+    """Stops a run whose launcher started another number of processes than take part in the training.
+
+    Args:
+        world_size (`int`): processes that the training arguments see.
+
+    Raises:
+        ValueError: the launcher's `WORLD_SIZE` differs.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != world_size:
+        raise ValueError(
+            f"the launcher started {launched} processes, but the training sees {world_size}: they would train apart. "
+            "On CPUs pass --use_cpu true to the recipe, beside --multi_gpu to accelerate launch."
+        )
+
+
+__all__ = [
+    "AugmentationArguments",
+    "DataArguments",
+    "DistillationTrainingArguments",
+    "ModelArguments",
+    "TeacherArguments",
+    "check_world_size",
+    "parse_recipe",
+    "read_yaml_defaults",
+]

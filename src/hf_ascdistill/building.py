@@ -1,0 +1,204 @@
+"""From arguments to parts: data, model, front-end and trainer of a recipe."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, ProgressCallback
+
+from .arguments import (
+    AugmentationArguments,
+    DataArguments,
+    DistillationTrainingArguments,
+    ModelArguments,
+    TeacherArguments,
+)
+from .data.corpus import load_corpus
+from .data.crops import shifted_crops
+from .data.impulse_responses import default_impulse_responses, load_impulse_responses
+from .evaluation import SceneEvaluation
+from .models import (
+    AscFeatureExtractor,
+    CpMobileConfig,
+    CpMobileForAudioClassification,
+    CpResNetConfig,
+    CpResNetForAudioClassification,
+)
+from .teachers import attach_logits, average_logits, check_scenes, load_logits
+from .trainer import DistillationTrainer
+from .transforms import AcousticFrontend, AugmentationSettings, build_frontend, with_frontend
+
+ARCHITECTURES = {
+    "cp-mobile": (CpMobileConfig, CpMobileForAudioClassification),
+    "cp-resnet": (CpResNetConfig, CpResNetForAudioClassification),
+}
+
+
+def load_training_data(arguments: DataArguments):
+    """Opens the corpus or store of a recipe: the training clips or their crops, and the evaluate list.
+
+    Args:
+        arguments ([`DataArguments`]): where the data are and how they are cut.
+
+    Returns:
+        `datasets.DatasetDict`: `train` and `evaluate`.
+    """
+    data = load_corpus(arguments.data, train_list=arguments.train_list)
+    if arguments.crop_hop is not None:
+        data["train"] = shifted_crops(data["train"], hop_seconds=arguments.crop_hop)
+    return data
+
+
+def build_model(arguments: ModelArguments, scenes: Sequence[str]) -> tuple[PreTrainedModel, AscFeatureExtractor]:
+    """Builds a new model, or loads the one to start from, with the front-end that belongs to it.
+
+    Args:
+        arguments ([`ModelArguments`]): architecture and size, or a folder.
+        scenes (`Sequence[str]`): names of the classes, in the order of the label ids.
+
+    Raises:
+        ValueError: the architecture is unknown, or a loaded model has other classes.
+    """
+    if arguments.initial_weights is not None:
+        return load_classifier(arguments.initial_weights, scenes)
+    if arguments.architecture not in ARCHITECTURES:
+        raise ValueError(f"architecture is {arguments.architecture!r}; expected one of {', '.join(ARCHITECTURES)}.")
+    config_class, model_class = ARCHITECTURES[arguments.architecture]
+    config = config_class.from_preset(arguments.size, **label_names(scenes))
+    return model_class(config), AscFeatureExtractor.from_preset(arguments.architecture)
+
+
+def load_classifier(path: str | Path, scenes: Sequence[str] | None = None) -> tuple[PreTrainedModel, AscFeatureExtractor]:
+    """Loads a saved classifier and its front-end.
+
+    Args:
+        path (`str | Path`): folder or Hub name.
+        scenes (`Sequence[str]`, *optional*): classes that the model must have, in order.
+
+    Raises:
+        ValueError: the model has other classes; both are named.
+    """
+    from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+    model = AutoModelForAudioClassification.from_pretrained(path)
+    if scenes is not None:
+        check_scenes(model, scenes)
+    return model, AutoFeatureExtractor.from_pretrained(path)
+
+
+def label_names(scenes: Sequence[str]) -> dict[str, dict]:
+    """Returns `id2label` and `label2id` of a configuration."""
+    return {"id2label": dict(enumerate(scenes)), "label2id": {name: index for index, name in enumerate(scenes)}}
+
+
+def build_training_frontend(
+    extractor: AscFeatureExtractor, augmentation: AugmentationArguments, data: DataArguments, *, devices: Sequence[str]
+) -> AcousticFrontend:
+    """Builds the augmenting front-end of a training run.
+
+    Args:
+        extractor ([`AscFeatureExtractor`]): the model's log-mel settings.
+        augmentation ([`AugmentationArguments`]): what is augmented and how often.
+        data ([`DataArguments`]): names the folder of impulse responses.
+        devices (`Sequence[str]`): device names in the order of their ids.
+
+    Raises:
+        ValueError: `dir_devices` names a device that the data lack.
+    """
+    settings = asdict(augmentation)
+    names = settings.pop("dir_devices")
+    unknown = sorted(set(names or ()) - set(devices))
+    if unknown:
+        raise ValueError(f"dir_devices names {', '.join(unknown)}; the data's devices are {', '.join(devices)}.")
+    responses = None
+    if "dir" in augmentation.device_generalization:
+        responses = load_bank(data)
+    jitter = AugmentationSettings().fmax_jitter if settings.pop("fmax_jitter") else None
+    ids = None if names is None else tuple(devices.index(name) for name in names)
+    return build_frontend(
+        extractor, AugmentationSettings(**settings, dir_devices=ids, fmax_jitter=jitter), impulse_responses=responses
+    )
+
+
+def load_bank(arguments: DataArguments) -> torch.Tensor:
+    """Returns the impulse responses of the folder that a recipe names, or the generated bank, `(n, taps)`."""
+    if arguments.impulse_responses is None:
+        return default_impulse_responses()
+    return load_impulse_responses(arguments.impulse_responses, resample=arguments.resample_impulse_responses)
+
+
+def attach_teachers(clips, arguments: TeacherArguments) -> tuple[Any, list[dict]]:
+    """Attaches the mean of the teachers' logits to the training clips.
+
+    Args:
+        clips (`datasets.Dataset`): the student's training clips or crops.
+        arguments ([`TeacherArguments`]): the teachers' logit sets.
+
+    Returns:
+        `tuple`: the clips with `teacher_logits`, and the identity of each teacher.
+
+    Raises:
+        ValueError: no set is named, or a set does not belong to these clips.
+    """
+    if not arguments.teacher_logits:
+        raise ValueError("a student needs teachers: pass --teacher_logits FOLDER..., or train without them: train_teacher.py")
+    ensemble = average_logits([load_logits(folder) for folder in arguments.teacher_logits])
+    return attach_logits(clips, ensemble, allow_extra=arguments.allow_extra_logits), list(ensemble.members)
+
+
+class ConciseProgress(ProgressCallback):
+    """Shows the few numbers of an epoch that one watches; all of them are in results.json."""
+
+    SHOWN = ("loss", "label_loss", "teacher_loss", "eval_accuracy", "eval_accuracy_unseen", "eval_log_loss", "epoch")
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        shown = {name: logs[name] for name in self.SHOWN if name in (logs or {})}
+        if shown.keys() - {"epoch"}:
+            super().on_log(args, state, control, logs=shown, **kwargs)
+
+
+def build_trainer(
+    model: PreTrainedModel,
+    arguments: DistillationTrainingArguments,
+    data: Mapping[str, Any],
+    *,
+    frontend: AcousticFrontend,
+) -> DistillationTrainer:
+    """Builds the trainer of a run, with the front-end in the seat that the arguments name.
+
+    Args:
+        model (`PreTrainedModel`): the network.
+        arguments ([`DistillationTrainingArguments`]): training arguments.
+        data (`Mapping[str, Dataset]`): `train` and `evaluate`.
+        frontend ([`AcousticFrontend`]): the augmenting front-end.
+    """
+    train, evaluate = data["train"], data["evaluate"]
+    if arguments.frontend_seat == "workers":
+        train, evaluate = with_frontend(train, frontend), with_frontend(evaluate, frontend.evaluation())
+    trainer = DistillationTrainer(
+        model,
+        arguments,
+        frontend=frontend,
+        train_dataset=train,
+        eval_dataset=evaluate,
+        compute_metrics=SceneEvaluation.of(data),
+        processing_class=frontend.extractor,
+    )
+    if not arguments.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(ConciseProgress())
+    return trainer
+
+
+__all__ = [
+    "ConciseProgress",
+    "attach_teachers",
+    "build_model",
+    "build_trainer",
+    "build_training_frontend",
+    "load_bank",
+    "load_classifier",
+    "load_training_data",
+]

@@ -1,0 +1,196 @@
+"""What a network costs on a device: parameters, multiply-accumulate operations, bytes; and whether a budget holds."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class ModelComplexity:
+    """Cost of one network for one input.
+
+    Args:
+        parameters (`int`): all parameters.
+        fused_parameters (`int`): parameters once every batch normalisation is folded into its convolution.
+        macs (`int`): multiply-accumulate operations of convolutions and linear layers for one input.
+        int8_bytes (`int`): size of the folded network with one byte for each parameter.
+    """
+
+    parameters: int
+    fused_parameters: int
+    macs: int
+    int8_bytes: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a device allows.
+
+    Args:
+        name (`str`): whose limit it is.
+        max_bytes (`int`): bytes for the parameters.
+        max_macs (`int`): multiply-accumulate operations for one input.
+    """
+
+    name: str
+    max_bytes: int
+    max_macs: int
+
+
+# Task 1 of DCASE 2022 to 2024: 128 kB, which is 128,000 parameters of int8, and 30 million MACs for one second.
+DCASE_2023_BUDGET = Budget("DCASE 2023", max_bytes=128_000, max_macs=30_000_000)
+
+
+@dataclass(frozen=True)
+class BudgetVerdict:
+    """Whether a network keeps within a budget.
+
+    Args:
+        budget (`str`): name of the budget.
+        measured (`tuple[str, ...]`): a phrase for each limit: what is used of what is allowed.
+        exceeded (`tuple[str, ...]`): those of the phrases whose limit is broken.
+    """
+
+    budget: str
+    measured: tuple[str, ...]
+    exceeded: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        """`bool`: no limit is broken."""
+        return not self.exceeded
+
+    @property
+    def text(self) -> str:
+        """`str`: the verdict in one line."""
+        verdict = "fits" if self.fits else "exceeds"
+        return f"{verdict} {self.budget}: {', '.join(self.measured if self.fits else self.exceeded)}"
+
+
+def count_parameters(model: nn.Module, fused: bool = False) -> int:
+    """Counts the parameters of a network, shared ones once.
+
+    Args:
+        model (`nn.Module`): the network.
+        fused (`bool`, *optional*, defaults to `False`): count as if each batch normalisation that directly follows a
+            convolution were folded into it, as on a device: its gain and offset become the convolution's bias.
+    """
+    total = sum(parameter.numel() for parameter in model.parameters())
+    if not fused:
+        return total
+    layers = [module for module in model.modules() if not any(module.children())]
+    for conv, norm in zip(layers, layers[1:], strict=False):
+        if isinstance(conv, CONVOLUTIONS) and isinstance(norm, BATCH_NORMS) and conv.out_channels == norm.num_features:
+            own = sum(parameter.numel() for parameter in norm.parameters(recurse=False))
+            total -= own - (norm.num_features if conv.bias is None else 0)
+    return total
+
+
+def count_macs(model: nn.Module, input_shape: Sequence[int], *, include_norms: bool = False) -> int:
+    """Counts the multiply-accumulate operations of one forward pass in evaluation mode.
+
+    Convolutions and linear layers count; biases, activations, pools and the global response normalisation do not.
+    The network is run once on zeros; its modes, its statistics and the random generators stay as they are.
+
+    Args:
+        model (`nn.Module`): the network; its first argument is the input.
+        input_shape (`Sequence[int]`): shape of one input, with a batch of one: `(1, M, F)`.
+        include_norms (`bool`, *optional*, defaults to `False`): count 2 C for each batch normalisation of C channels,
+            its gain and its offset once, as the model tables of the DCASE systems do.
+
+    Raises:
+        ValueError: `input_shape` is not a batch of one.
+    """
+    if not input_shape or input_shape[0] != 1:
+        raise ValueError(f"input_shape is {tuple(input_shape)}; expected a batch of one, (1, mels, frames).")
+    macs = 0
+
+    def count(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal macs
+        macs += layer_macs(module, output)
+
+    counted = (*CONVOLUTIONS, nn.Linear, *(BATCH_NORMS if include_norms else ()))
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluating(model))
+        for module in model.modules():
+            if isinstance(module, counted):
+                stack.callback(module.register_forward_hook(count).remove)
+        like = next(model.parameters())
+        model(torch.zeros(tuple(input_shape), device=like.device, dtype=like.dtype))
+    return macs
+
+
+def layer_macs(module: nn.Module, output: torch.Tensor) -> int:
+    """Returns the multiply-accumulate operations with which a layer made `output`, of a batch of one."""
+    if isinstance(module, BATCH_NORMS):
+        return 2 * module.num_features
+    return output.numel() * module.weight[0].numel()  # each output is one product with a row or kernel
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts a network into evaluation mode, and every module back into its own mode afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
+
+
+def int8_bytes(model: nn.Module) -> int:
+    """Returns the bytes of the network on a device: folded, one byte for each parameter."""
+    return count_parameters(model, fused=True)
+
+
+def measure_complexity(model: nn.Module, input_shape: Sequence[int]) -> ModelComplexity:
+    """Measures what a network costs.
+
+    Args:
+        model (`nn.Module`): the network.
+        input_shape (`Sequence[int]`): shape of one input, with a batch of one: `(1, M, F)`.
+
+    Raises:
+        ValueError: `input_shape` is not a batch of one.
+    """
+    return ModelComplexity(
+        parameters=count_parameters(model),
+        fused_parameters=count_parameters(model, fused=True),
+        macs=count_macs(model, input_shape),
+        int8_bytes=int8_bytes(model),
+    )
+
+
+def check_budget(complexity: ModelComplexity, budget: Budget = DCASE_2023_BUDGET) -> BudgetVerdict:
+    """Checks a network against what a device allows.
+
+    Args:
+        complexity ([`ModelComplexity`]): its cost for one second of audio.
+        budget ([`Budget`], *optional*, defaults to that of DCASE 2023): the limits.
+    """
+    size = f"{complexity.int8_bytes:,} of {budget.max_bytes:,} bytes as int8"
+    work = f"{complexity.macs:,} of {budget.max_macs:,} MACs"
+    limits = {size: complexity.int8_bytes > budget.max_bytes, work: complexity.macs > budget.max_macs}
+    exceeded = tuple(phrase for phrase, is_exceeded in limits.items() if is_exceeded)
+    return BudgetVerdict(budget.name, measured=tuple(limits), exceeded=exceeded)
+
+
+__all__ = [
+    "DCASE_2023_BUDGET",
+    "Budget",
+    "BudgetVerdict",
+    "ModelComplexity",
+    "check_budget",
+    "count_macs",
+    "count_parameters",
+    "int8_bytes",
+    "measure_complexity",
+]

@@ -1,0 +1,87 @@
+"""The index dataset: rows that say where each clip lies in a recording, and the gap-free runs that its clips form."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Features, Value
+
+from .columns import CITY, DEVICE_IDS, EXAMPLE_ID, LABELS, LENGTH, RECORDING, START
+
+
+def index_features(scenes: Sequence[str], devices: Sequence[str]) -> Features:
+    """Returns the columns that every index dataset has."""
+    return Features(
+        {
+            EXAMPLE_ID: Value("string"),
+            RECORDING: Value("string"),
+            START: Value("int64"),
+            LENGTH: Value("int64"),
+            LABELS: ClassLabel(names=list(scenes)),
+            DEVICE_IDS: ClassLabel(names=list(devices)),
+            CITY: Value("string"),
+        }
+    )
+
+
+def rows_of(dataset: Dataset) -> pa.Table:
+    """Returns all rows of an index dataset without reading audio; its features travel in the schema.
+
+    Raises:
+        ValueError: it is no index dataset.
+    """
+    missing = [name for name in (EXAMPLE_ID, RECORDING, START, LENGTH) if name not in dataset.column_names]
+    if missing:
+        raise ValueError(
+            f"the dataset lacks the column(s) {', '.join(missing)}: it has {', '.join(dataset.column_names)}. Open it "
+            "with load_tau22 or load_prepared; bring recordings of your own in with prepare_recordings."
+        )
+    table = dataset.with_format("arrow")[:]
+    return table.replace_schema_metadata(dataset.features.arrow_schema.metadata).combine_chunks()
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Clips in the order of their recordings, and where gap-free runs of them begin and end.
+
+    Args:
+        order (`np.ndarray`): rows of the clips, `(N,)`; recordings in order of first appearance, then by start.
+        first (`np.ndarray`): places in `order` where a run begins, `(R,)`.
+    """
+
+    order: np.ndarray
+    first: np.ndarray
+
+    def of_rows(self) -> np.ndarray:
+        """Returns the run of each row, `(N,)`."""
+        run = np.zeros(len(self.order), dtype=np.int64)
+        run[self.first[1:]] = 1
+        result = np.empty_like(run)
+        result[self.order] = np.cumsum(run)
+        return result
+
+    def rows(self) -> list[np.ndarray]:
+        """Returns the rows of each run, in order."""
+        return np.split(self.order, self.first[1:])
+
+
+def gap_free_runs(table: pa.Table) -> Runs:
+    """Groups clips that follow each other without a gap in one recording.
+
+    Raises:
+        ValueError: two clips of a recording overlap, as crops do.
+    """
+    recording = table[RECORDING].combine_chunks().dictionary_encode().indices.to_numpy()
+    start, length = table[START].to_numpy(), table[LENGTH].to_numpy()
+    order = np.lexsort((start, recording))
+    same = np.diff(recording[order]) == 0
+    gap = start[order][1:] - (start + length)[order][:-1]
+    overlapping = np.flatnonzero(same & ((gap < 0) | (np.diff(start[order]) == 0)))
+    if len(overlapping):
+        names = [table[EXAMPLE_ID][int(row)].as_py() for row in order[overlapping[0] : overlapping[0] + 2]]
+        raise ValueError(f"{names[0]} and {names[1]} overlap in their recording; expected whole clips, not crops.")
+    return Runs(order, np.flatnonzero(np.append(True, ~same | (gap > 0))))
+
+
+__all__ = ["Runs", "gap_free_runs", "index_features", "rows_of"]

@@ -1,0 +1,399 @@
+"""Turns waveforms into the log-mel spectrograms that acoustic scene classifiers read, on any device."""
+
+import importlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers import BatchFeature, FeatureExtractionMixin
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# The front-ends of the paper's three architectures; everything else is common to them.
+PRESETS: dict[str, dict[str, int]] = {
+    "cp-mobile": {"n_fft": 4096, "win_length": 3072, "hop_length": 500, "n_mels": 256},
+    "cp-resnet": {"n_fft": 4096, "win_length": 3072, "hop_length": 750, "n_mels": 256},
+    "passt": {"n_fft": 1024, "win_length": 800, "hop_length": 320, "n_mels": 128},
+}
+# Keys that transformers writes beside the settings.
+_METADATA = frozenset({"auto_map", "custom_pipelines", "feature_extractor_type", "processor_class"})
+
+# A triangle covers few bins, so the bank is multiplied block by block along its diagonal.
+_MELS_PER_BLOCK = 32
+# On a CPU the work of one chunk has to stay in the cache; elsewhere only memory bounds it (about 0.7 GB).
+_FRAMES_PER_CHUNK_CPU = 256
+_FRAMES_PER_CHUNK = 16_384
+
+
+class _MelScale(NamedTuple):
+    """The settings that a mel filter bank follows from; see [`mel_filter_bank`]."""
+
+    n_mels: int
+    n_fft: int
+    sampling_rate: int
+    fmin: float
+    fmax: float
+
+
+def _hertz_to_mel(hertz: float) -> float:
+    return 1127.0 * math.log1p(hertz / 700.0)
+
+
+def _mel_to_hertz(mel: float) -> float:
+    return 700.0 * math.expm1(mel / 1127.0)
+
+
+def _mel_step(scale: _MelScale) -> float:
+    """Returns the distance between neighbouring filters in mel; they are equally spaced from fmin to fmax."""
+    return (_hertz_to_mel(scale.fmax) - _hertz_to_mel(scale.fmin)) / (scale.n_mels + 1)
+
+
+def _in_float64(device: torch.device) -> dict[str, Any]:
+    """Says where to build a table in double precision for `device`; Apple's GPUs do not have it."""
+    return {"dtype": torch.float64, "device": "cpu" if device.type == "mps" else device}
+
+
+def _triangles(scale: _MelScale, bins: slice, mels: slice, device: torch.device) -> torch.Tensor:
+    """Returns the weights (bins, mels) of a part of the bank: with p the bin's place on the mel scale, counted in
+    steps from fmin, filter m has its peak at p = m + 1 and reaches 0 one step away from it."""
+    hertz = torch.arange(bins.start, bins.stop, **_in_float64(device)) * (scale.sampling_rate / scale.n_fft)
+    place = (1127.0 * torch.log1p(hertz / 700.0) - _hertz_to_mel(scale.fmin)) / _mel_step(scale)
+    peaks = torch.arange(mels.start + 1, mels.stop + 1, **_in_float64(device))
+    return (1.0 - (place[:, None] - peaks).abs_()).clamp_(min=0.0).float().to(device)
+
+
+@lru_cache(maxsize=32)
+def _filter_blocks(scale: _MelScale, device: torch.device) -> tuple[tuple[slice, slice, torch.Tensor], ...]:
+    """Returns the bank as blocks along its diagonal, (bins, mels, weights). The training jitter of fmax asks for a new
+    one in each batch, so it is built on the device, without waiting for it."""
+    bins_per_hertz, low, step = scale.n_fft / scale.sampling_rate, _hertz_to_mel(scale.fmin), _mel_step(scale)
+    blocks = []
+    for first in range(0, scale.n_mels, _MELS_PER_BLOCK):
+        mels = slice(first, min(first + _MELS_PER_BLOCK, scale.n_mels))
+        lower, upper = _mel_to_hertz(low + mels.start * step), _mel_to_hertz(low + (mels.stop + 1) * step)
+        stop = min(math.ceil(upper * bins_per_hertz) + 1, scale.n_fft // 2)
+        bins = slice(min(math.floor(lower * bins_per_hertz), stop - 1), stop)
+        blocks.append((bins, mels, _triangles(scale, bins, mels, device)))
+    return tuple(blocks)
+
+
+@lru_cache(maxsize=32)
+def _hann_window(win_length: int, device: torch.device) -> torch.Tensor:
+    return torch.hann_window(win_length, periodic=False, **_in_float64(device)).float().to(device)
+
+
+def mel_filter_bank(n_mels: int, n_fft: int, *, sampling_rate: int, fmin: float, fmax: float) -> torch.Tensor:
+    """Builds a Kaldi mel filter bank: triangles linear in mel, peak 1, without area normalisation.
+
+    Args:
+        n_mels (`int`): filters, equally spaced in mel = 1127 ln(1 + f / 700).
+        n_fft (`int`): FFT length, samples, even.
+        sampling_rate (`int`): Hz.
+        fmin (`float`): lower edge of the first filter, Hz.
+        fmax (`float`): upper edge of the last filter, Hz.
+
+    Returns:
+        `torch.Tensor`: weights, float32 `(n_mels, n_fft // 2 + 1)`; the Nyquist bin has weight 0.
+
+    Raises:
+        ValueError: the edges do not satisfy 0 <= fmin < fmax <= sampling_rate / 2.
+    """
+    _check_edges(fmin, fmax, sampling_rate)
+    scale = _MelScale(n_mels, n_fft, sampling_rate, float(fmin), float(fmax))
+    weights = _triangles(scale, slice(0, n_fft // 2), slice(0, n_mels), torch.device("cpu"))
+    return torch.nn.functional.pad(weights.t(), (0, 1)).contiguous()
+
+
+def _pre_emphasis(waveform: torch.Tensor, coefficient: float) -> torch.Tensor:
+    """Returns y[n] = x[n + 1] - coefficient * x[n]: (B, T) -> (B, T - 1)."""
+    return torch.sub(waveform[:, 1:], waveform[:, :-1], alpha=coefficient)
+
+
+def _centred_frames(signal: torch.Tensor, win_length: int, hop_length: int) -> torch.Tensor:
+    """Returns frames around each multiple of the hop, a view of the reflect-padded signal: (B, T) -> (B, F, win).
+
+    The zeros around a window shorter than the FFT would only turn the phase: frames are as long as the window."""
+    padding = ((win_length + 1) // 2, win_length // 2)
+    padded = torch.nn.functional.pad(signal[:, None], padding, mode="reflect")[:, 0]
+    return padded.unfold(1, win_length, hop_length)
+
+
+def _power_spectrum(frames: torch.Tensor, n_fft: int) -> torch.Tensor:
+    """Returns |FFT|^2 of Hann-windowed frames: (..., win) -> (..., n_fft // 2 + 1)."""
+    win_length = frames.shape[-1]
+    windowed = frames.new_zeros((*frames.shape[:-1], n_fft))
+    torch.mul(frames, _hann_window(win_length, frames.device), out=windowed[..., :win_length])
+    spectrum = torch.fft.rfft(windowed)
+    return spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+
+
+def _mel_energies(frames: torch.Tensor, scale: _MelScale) -> torch.Tensor:
+    """Returns the mel energies (B, F, M) of frames (B, F, win_length), chunk by chunk."""
+    clips, count = frames.shape[:2]
+    limit = _FRAMES_PER_CHUNK_CPU if frames.device.type == "cpu" else _FRAMES_PER_CHUNK
+    blocks = _filter_blocks(scale, frames.device)
+    energies = frames.new_empty((clips, count, scale.n_mels))
+    clip_step, frame_step = max(1, limit // count), min(limit, count)
+    for clip in range(0, clips, clip_step):
+        for frame in range(0, count, frame_step):
+            part = slice(clip, clip + clip_step), slice(frame, frame + frame_step)
+            power = _power_spectrum(frames[part], scale.n_fft)
+            for bins, mels, weights in blocks:
+                energies[part][..., mels] = power[..., bins] @ weights
+    return energies
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Keeps matrix products in true float32 where Trainer or a user has allowed TF32 or bfloat16: log-mels would move
+    by more than two float32 implementations differ."""
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
+
+
+class AscFeatureExtractor(FeatureExtractionMixin):
+    r"""Turns waveforms into normalised log-mel spectrograms: pre-emphasis, centred STFT with a symmetric Hann window,
+    power, Kaldi mel bank, `(ln(mel + log_offset) + shift) / scale`. The waveform's gain is left as it is.
+
+    Args:
+        sampling_rate (`int`, *optional*, defaults to 32000): rate of the waveforms, Hz.
+        n_fft (`int`, *optional*, defaults to 4096): FFT length, samples, even; a clip must not be shorter.
+        win_length (`int`, *optional*, defaults to 3072): window length, samples.
+        hop_length (`int`, *optional*, defaults to 500): samples between frames.
+        n_mels (`int`, *optional*, defaults to 256): mel filters M.
+        fmin (`float`, *optional*, defaults to 0.0): lower edge of the mel bank, Hz.
+        fmax (`float`, *optional*, defaults to 15500.0): upper edge of the mel bank in evaluation, Hz.
+        preemphasis (`float`, *optional*, defaults to 0.97): weight of the earlier sample in the pre-emphasis.
+        log_offset (`float`, *optional*, defaults to 1e-5): added before the logarithm.
+        shift (`float`, *optional*, defaults to 4.5): added to the logarithm.
+        scale (`float`, *optional*, defaults to 5.0): divides the shifted logarithm.
+
+    Raises:
+        ValueError: a setting is unknown or out of range.
+
+    The defaults are the front-end of CP-Mobile; [`AscFeatureExtractor.from_preset`] gives those of the paper's other
+    architectures (Morocutti et al., DCASE 2023, section 3.1). Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from hf_ascdistill import AscFeatureExtractor
+    >>> extractor = AscFeatureExtractor.from_preset("cp-mobile")
+    >>> extractor(np.zeros(32_000, np.float32), sampling_rate=32_000).input_values.shape
+    (1, 256, 64)
+    ```
+    """
+
+    model_input_names = ["input_values"]
+
+    def __init__(
+        self,
+        *,
+        sampling_rate: int = 32_000,
+        n_fft: int = 4096,
+        win_length: int = 3072,
+        hop_length: int = 500,
+        n_mels: int = 256,
+        fmin: float = 0.0,
+        fmax: float = 15_500.0,
+        preemphasis: float = 0.97,
+        log_offset: float = 1e-5,
+        shift: float = 4.5,
+        scale: float = 5.0,
+        **kwargs: Any,
+    ) -> None:
+        unknown = sorted(name for name in kwargs if name not in _METADATA and not name.startswith("_"))
+        if unknown:
+            raise ValueError(f"unknown front-end setting(s): {', '.join(unknown)}; see the class's arguments.")
+        kwargs.pop("feature_extractor_type", None)  # written when saved
+        super().__init__(**kwargs)
+        self.sampling_rate, self.n_fft, self.win_length = sampling_rate, n_fft, win_length
+        self.hop_length, self.n_mels = hop_length, n_mels
+        self.fmin, self.fmax, self.preemphasis = float(fmin), float(fmax), float(preemphasis)
+        self.log_offset, self.shift, self.scale = float(log_offset), float(shift), float(scale)
+        self._check_settings()
+
+    @classmethod
+    def from_preset(cls, name: str, **settings: Any) -> "AscFeatureExtractor":
+        """Creates the front-end of one of the paper's architectures.
+
+        Args:
+            name (`str`): `"cp-mobile"`, `"cp-resnet"` or `"passt"`.
+            settings: settings that differ from the preset's.
+
+        Raises:
+            ValueError: the preset or a setting is unknown.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"unknown front-end preset {name!r}; expected one of {', '.join(PRESETS)}.")
+        return cls(**{**PRESETS[name], **settings})
+
+    @property
+    def mask_value(self) -> float:
+        """The normalised value of a masked cell: masks write 0 before the normalisation."""
+        return self.shift / self.scale
+
+    @torch.no_grad()
+    def log_mel(self, waveform: torch.Tensor, *, fmax: float | None = None) -> torch.Tensor:
+        """Computes normalised log-mel spectrograms on the waveform's device, in float32 also under autocast.
+
+        Nothing here waits for an accelerator: NaN passes through, where `__call__` raises.
+
+        Args:
+            waveform (`torch.Tensor`): mono clips at `sampling_rate`, floating point `(B, T)`.
+            fmax (`float`, *optional*): upper edge of the mel bank, Hz; unset: that of evaluation.
+
+        Returns:
+            `torch.Tensor`: float32 `(B, M, F)`, F = (T - 1) // hop_length + 1.
+
+        Raises:
+            ValueError: no floating-point clips (B, T), clips shorter than one FFT window, or `fmax` out of range.
+        """
+        if waveform.ndim != 2 or not waveform.is_floating_point():
+            raise ValueError(
+                f"waveform is {waveform.dtype} of shape {tuple(waveform.shape)}; expected floating-point clips (B, T)."
+            )
+        self._check_length(waveform.shape[1])
+        fmax = self.fmax if fmax is None else float(fmax)
+        _check_edges(self.fmin, fmax, self.sampling_rate)
+        scale = _MelScale(self.n_mels, self.n_fft, self.sampling_rate, self.fmin, fmax)
+        with torch.autocast(waveform.device.type, enabled=False), _full_float32():
+            emphasised = _pre_emphasis(waveform.float(), self.preemphasis)
+            energies = _mel_energies(_centred_frames(emphasised, self.win_length, self.hop_length), scale)
+        mels = energies.transpose(1, 2).contiguous()  # (B, F, M) -> (B, M, F)
+        return mels.add_(self.log_offset).log_().add_(self.shift).div_(self.scale)
+
+    def __call__(
+        self,
+        raw_speech: np.ndarray | torch.Tensor | list,
+        sampling_rate: int | None = None,
+        return_tensors: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> BatchFeature:
+        """Turns one waveform or a batch of them into log-mel spectrograms.
+
+        Args:
+            raw_speech (`np.ndarray`, `torch.Tensor`, `list[float]` or a list of clips): mono, floating point, full
+                scale 1: one clip `(T,)`, or a batch `(B, T)` of clips of one length.
+            sampling_rate (`int`, *optional*): rate of `raw_speech`, Hz. Another rate than the extractor's is
+                resampled (soxr HQ, needs `soxr`); unset: it is taken to be the extractor's.
+            return_tensors (`str`, *optional*): `"pt"` for a tensor on `device`, `"np"` or unset for an array.
+            device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): where the work is done.
+
+        Returns:
+            [`BatchFeature`]: `input_values`, float32 `(B, M, F)`; B is 1 for a single clip.
+
+        Raises:
+            ValueError: the samples are no floating-point numbers, are NaN or infinite, the clips differ in length or
+                are shorter than one FFT window.
+            ImportError: the clips must be resampled and `soxr` is not installed.
+        """
+        waveform = _as_waveform(raw_speech)
+        if sampling_rate is None:
+            logger.warning_once(
+                f"No sampling_rate was given to {type(self).__name__}; {self.sampling_rate} Hz is assumed. Pass it: "
+                "clips of another rate give wrong features without an error."
+            )
+        elif sampling_rate != self.sampling_rate:
+            waveform = _resample(waveform, sampling_rate, self.sampling_rate)
+        waveform = waveform.to(device)
+        _check_finite(waveform)
+        input_values = self.log_mel(waveform)
+        if return_tensors != "pt":
+            input_values = input_values.cpu().numpy()
+        return BatchFeature({"input_values": input_values}, tensor_type=return_tensors)
+
+    def _check_length(self, num_samples: int) -> None:
+        if num_samples < self.n_fft:
+            raise ValueError(
+                f"a clip of {num_samples} samples is shorter than one FFT window; expected at least {self.n_fft} "
+                f"samples ({self.n_fft / self.sampling_rate:.3f} s): take a longer clip or pad it."
+            )
+
+    def _check_settings(self) -> None:
+        for name in ("sampling_rate", "n_fft", "win_length", "hop_length", "n_mels"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; expected a positive whole number.")
+        if self.n_fft % 2 or self.win_length > self.n_fft:
+            raise ValueError(f"n_fft is {self.n_fft}; expected an even number >= win_length, {self.win_length}.")
+        if self.log_offset <= 0 or self.scale <= 0:
+            raise ValueError(f"log_offset is {self.log_offset}, scale {self.scale}; expected positive numbers.")
+        _check_edges(self.fmin, self.fmax, self.sampling_rate)
+
+
+def _check_edges(fmin: float, fmax: float, sampling_rate: int) -> None:
+    if not 0 <= fmin < fmax <= sampling_rate / 2:
+        raise ValueError(
+            f"fmin is {fmin} Hz and fmax {fmax} Hz; expected 0 <= fmin < fmax <= half the rate of {sampling_rate} Hz."
+        )
+
+
+def _as_tensor(value: Any) -> torch.Tensor:
+    """Returns samples as a float32 tensor, a tensor on its own device."""
+    samples = value if isinstance(value, torch.Tensor) else np.asarray(value)
+    is_float = samples.is_floating_point() if isinstance(samples, torch.Tensor) else samples.dtype.kind == "f"
+    if not is_float:
+        raise ValueError(
+            f"raw_speech is of dtype {samples.dtype}; expected floating-point samples of full scale 1: divide integer "
+            "samples by their full scale, e.g. int16 by 32768.0."
+        )
+    if isinstance(samples, torch.Tensor):
+        return samples.detach().float()
+    samples = np.ascontiguousarray(samples, dtype=np.float32)
+    return torch.from_numpy(samples if samples.flags.writeable else samples.copy())
+
+
+def _as_waveform(raw_speech: Any) -> torch.Tensor:
+    """Returns one clip or a batch of clips as a float32 tensor (B, T)."""
+    if isinstance(raw_speech, list | tuple) and len(raw_speech) and np.ndim(raw_speech[0]):
+        clips = [_as_tensor(clip) for clip in raw_speech]
+        lengths = sorted({tuple(clip.shape) for clip in clips})
+        if len(lengths) > 1:
+            raise ValueError(
+                f"the clips of the batch have shapes {', '.join(map(str, lengths))}; expected one length: cut or pad "
+                "them, or pass them one by one."
+            )
+        waveform = torch.stack(clips)
+    else:
+        waveform = _as_tensor(raw_speech)
+    waveform = waveform[None] if waveform.ndim == 1 else waveform
+    if waveform.ndim != 2 or not waveform.numel():
+        raise ValueError(f"raw_speech has shape {tuple(waveform.shape)}; expected mono clips, (T,) or (B, T).")
+    return waveform
+
+
+def _check_finite(waveform: torch.Tensor) -> None:
+    is_bad = ~torch.isfinite(waveform).all(dim=1)
+    if is_bad.any():
+        rows = is_bad.nonzero()[:, 0].tolist()
+        raise ValueError(f"raw_speech holds NaN or infinite samples in clip(s) {rows}; mend or leave them out.")
+
+
+def _resample(waveform: torch.Tensor, source_rate: int, target_rate: int) -> torch.Tensor:
+    """Returns clips (B, T) at another rate, by the resampler that the paper's audio went through."""
+    if not source_rate > 0:
+        raise ValueError(f"sampling_rate is {source_rate!r}; expected a positive number of Hz.")
+    try:
+        soxr = importlib.import_module("soxr")
+    except ImportError as error:
+        raise ImportError(
+            f"raw_speech has {source_rate} Hz and the extractor {target_rate} Hz; resampling needs the package soxr: "
+            "`pip install soxr`, or resample before."
+        ) from error
+    clips = [soxr.resample(clip, source_rate, target_rate, quality="HQ") for clip in waveform.cpu().numpy()]
+    return torch.from_numpy(np.stack(clips))
+
+
+__all__ = ["PRESETS", "AscFeatureExtractor", "mel_filter_bank"]

@@ -1,0 +1,186 @@
+"""The folder of a run: its configuration, results and pictures."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .arguments import DistillationTrainingArguments
+from .complexity import check_budget, measure_complexity
+from .data.columns import SAMPLING_RATE
+from .evaluation import metrics_table
+from .metrics import mean_over_last_epochs
+from .models import AscFeatureExtractor
+from .pictures import draw_device_accuracy, draw_training_curve, require_matplotlib
+from .trainer import DistillationTrainer
+
+CONFIGURATION_NAME = "configuration.json"
+RESULTS_NAME = "results.json"
+# fields of the training arguments that change a run's numbers
+NUMERIC_FIELDS = (
+    "adam_beta1 adam_beta2 adam_epsilon bf16 channels_last data_seed fp16 frontend_seat gradient_accumulation_steps "
+    "kd_lambda kd_reduction kd_temperature last_epochs learning_rate lr_last lr_ramp_length lr_ramp_start "
+    "lr_reference_epochs lr_warmup_epochs max_grad_norm max_steps num_train_epochs per_device_train_batch_size seed "
+    "weight_decay world_size"
+).split()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file beside, then renames it: it is there whole or not at all."""
+    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    staged.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    os.replace(staged, path)
+
+
+def open_run(training: DistillationTrainingArguments, *others: Any) -> Path:
+    """Opens the folder of a run: writes its configuration, or checks that it is the same as before.
+
+    Args:
+        training ([`DistillationTrainingArguments`]): names the folder.
+        others (`Any`): the recipe's other argument dataclasses.
+
+    Returns:
+        `Path`: the folder.
+
+    Raises:
+        ValueError: the folder belongs to a run of another configuration; the arguments that differ are named.
+        ImportError: pictures are wanted and matplotlib is absent.
+    """
+    if training.pictures:
+        require_matplotlib()
+    folder = Path(training.output_dir)
+    path = folder / CONFIGURATION_NAME
+    wanted = {name: getattr(training, name) for name in NUMERIC_FIELDS}
+    for arguments in others:
+        wanted.update(asdict(arguments))
+    if path.exists():
+        present = json.loads(path.read_text())
+        differing = [
+            f"{name} was {present.get(name)!r}, now {value!r}"
+            for name, value in wanted.items()
+            if present.get(name) != value
+        ]
+        if differing:
+            raise ValueError(f"{folder} holds a run of another configuration: {'; '.join(differing)}. Choose another "
+                             "--output_dir, or remove this one.")
+    elif training.should_save:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, wanted)
+    return folder
+
+
+def finish_run(trainer: DistillationTrainer, folder: Path, *, teachers: Sequence[dict] = ()) -> dict[str, Any]:
+    """Saves the model with its front-end, `results.json` and the pictures.
+
+    Args:
+        trainer ([`DistillationTrainer`]): after training.
+        folder (`Path`): the run's folder.
+        teachers (`Sequence[dict]`): identity of the teachers of a student.
+
+    Returns:
+        `dict`: what `results.json` holds: run, configuration, complexity, teachers, training, epochs, last_epochs.
+    """
+    trainer.save_model(str(folder))
+    evaluation = trainer.compute_metrics
+    complexity = measure_complexity(trainer.model, clip_shape(trainer.frontend.extractor))
+    epochs = [evaluation_row(row) for row in trainer.state.log_history if "eval_accuracy" in row]
+    results = {
+        "run": folder.name,
+        "configuration": json.loads((folder / CONFIGURATION_NAME).read_text()),
+        "complexity": {**asdict(complexity), "verdict": check_budget(complexity).text},
+        "scenes": evaluation.scenes,
+        "devices": evaluation.devices,
+        "groups": evaluation.groups,
+        "teachers": list(teachers),
+        "training": [row for row in trainer.state.log_history if "loss" in row],
+        "epochs": epochs,
+        "last_epochs": mean_over_last_epochs(epochs, trainer.args.last_epochs),
+    }
+    if trainer.args.should_save:
+        write_json(folder / RESULTS_NAME, results)
+        if trainer.args.pictures:
+            draw_training_curve(results, folder / "training_curve.png")
+            names = {"devices": evaluation.devices, "groups": evaluation.groups}
+            draw_device_accuracy([results], folder / "devices.png", **names)
+    return results
+
+
+def evaluation_row(row: Mapping[str, float]) -> dict[str, float]:
+    """Strips an entry of the log history to the epoch and its metrics."""
+    speed = ("runtime", "samples_per_second", "steps_per_second")
+    names = {name: name.removeprefix("eval_") for name in row if name.startswith("eval_")}
+    return {"epoch": row["epoch"]} | {short: row[name] for name, short in names.items() if short not in speed}
+
+
+def report_run(results: Mapping[str, Any], folder: Path) -> None:
+    """Prints the result of a run and where everything is."""
+    complexity = results["complexity"]
+    print(metrics_table(results["last_epochs"]))
+    print(f"{complexity['parameters']:,} parameters, {complexity['macs']:,} MACs: {complexity['verdict']}")
+    print(f"model, {RESULTS_NAME} and pictures: {folder}")
+
+
+def finished_results(folder: Path) -> dict[str, Any] | None:
+    """Returns the results of a run that is finished, `None` for one that is not."""
+    path = folder / RESULTS_NAME
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def percent(mean: float | None, spread: float | None = None) -> str:
+    """Returns a share as percent, with the standard deviation over runs where there is one."""
+    if mean is None:
+        return "-"
+    return f"{100 * mean:.1f}" + ("" if spread is None else f" ± {100 * spread:.1f}")
+
+
+def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns a Markdown table: a row per run, accuracy over all, real, seen and unseen devices, size and verdict.
+
+    Args:
+        results (`Mapping[str, Mapping]`): name of the row to what the run's `results.json` holds; `spread` beside
+            `last_epochs` is the standard deviation over runs.
+    """
+    columns = {"all": "accuracy", **{name: f"accuracy_{name}" for name in ("real", "seen", "unseen")}}
+    lines = [f"| | {' | '.join(columns)} | parameters | MACs | budget |", "|---" * (len(columns) + 4) + "|"]
+    for name, run in results.items():
+        means, complexity = run["last_epochs"], run["complexity"]
+        cells = [percent(means.get(metric), run.get("spread", {}).get(metric)) for metric in columns.values()]
+        cells += [f"{complexity['parameters']:,}", f"{complexity['macs'] / 1e6:.1f} M", complexity["verdict"]]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_report(results: Mapping[str, Mapping[str, Any]], folder: str | Path) -> str:
+    """Writes `report.md` with the table of several runs and a picture of their accuracy per device.
+
+    Args:
+        results (`Mapping[str, Mapping]`): name of the row to what the run's `results.json` holds.
+        folder (`str | Path`): where the report goes; the runs' own folders lie in it.
+
+    Returns:
+        `str`: the table and the report's path, to be printed.
+    """
+    folder = Path(folder)
+    runs = list(results.values())
+    names = {"devices": runs[0]["devices"], "groups": runs[0]["groups"]}
+    draw_device_accuracy([{**run, "run": name} for name, run in results.items()], folder / "devices.png", **names)
+    epochs = runs[0]["last_epochs"]["epochs"]
+    curves = [f"![{run['run']}]({run['run']}/training_curve.png)" for run in runs]
+    table = results_table(results)
+    text = [f"Accuracy in percent on the evaluate list, mean of the last {epochs} epochs.", table,
+            "![accuracy per device](devices.png)", *curves]
+    (folder / "report.md").write_text("# Report\n\n" + "\n\n".join(text) + "\n")
+    return f"{table}\n\nreport with pictures: {folder / 'report.md'}"
+
+
+def clip_shape(extractor: AscFeatureExtractor, seconds: float = 1.0) -> tuple[int, int, int]:
+    """Returns the shape of the log-mel of one clip, `(1, M, F)`."""
+    samples = round(seconds * SAMPLING_RATE)
+    return tuple(extractor.log_mel(torch.zeros(1, samples)).shape)
+
+
+__all__ = ["clip_shape", "finish_run", "finished_results", "open_run", "report_run", "results_table", "write_json", "write_report"]

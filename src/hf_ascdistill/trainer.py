@@ -1,0 +1,203 @@
+"""The distillation trainer: transformers' Trainer with the acoustic front-end, Eq. 1 and the paper's schedule."""
+
+import math
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from torch import nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.utils import logging
+
+from .arguments import DistillationTrainingArguments
+from .data.collator import collate_clips
+from .data.columns import INPUT_VALUES, LABELS, TEACHER_LOGITS, WAVEFORM
+from .losses import distillation_loss_parts
+from .transforms.frontend import AcousticFrontend
+
+logger = logging.get_logger(__name__)
+
+COMPLETE_MARKER = "complete"  # written into a checkpoint when every process has saved its part
+
+
+class ReseedPerRank(TrainerCallback):
+    """Gives each process random numbers of its own, else every device would draw the same augmentation."""
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        set_seed(args.seed, device_specific=True)
+
+
+class DistillationTrainer(Trainer):
+    """Trains a student on teacher logits (paper, Eq. 1), or a teacher where the dataset has none.
+
+    The training dataset yields `waveform` (T,), `labels`, `device_ids` and, for a student, `teacher_logits` (C,). The
+    front-end runs on the accelerator; a dataset that already yields `input_values` has it in its workers. Everything
+    else is [`~transformers.Trainer`]'s: resuming, mixed precision, several devices, accumulation, callbacks.
+
+    Args:
+        model (`PreTrainedModel`): an audio classifier.
+        args ([`DistillationTrainingArguments`]): training arguments.
+        frontend ([`AcousticFrontend`], *optional*): turns waveforms into log-mels; its evaluation twin serves
+            evaluation.
+        kwargs: passed on to [`~transformers.Trainer`].
+    """
+
+    loss_is_scaled_for_ga = False  # compute_loss returns a mean per batch
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: DistillationTrainingArguments,
+        *,
+        frontend: AcousticFrontend | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.setdefault("data_collator", collate_clips)
+        if args.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        super().__init__(model, args, **kwargs)
+        self.frontend = frontend
+        self.add_callback(ReseedPerRank())
+        self._loss_parts: dict[str, torch.Tensor] = {}
+        self._steps_of_parts = 0
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        if WAVEFORM not in inputs:
+            return inputs
+        if self.frontend is None:
+            raise ValueError("the dataset yields waveforms, but the trainer has no front-end: pass frontend=...")
+        return self.frontend(inputs) if self.model.training else self.frontend.evaluation()(inputs)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: int | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, Any]:
+        """Returns Eq. 1 where the batch has teacher logits, the label loss where it has none.
+
+        Args:
+            model (`nn.Module`): the network, wrapped or not.
+            inputs (`dict`): `input_values` (B, M, F), `labels` (B,), optionally `teacher_logits` (B, C).
+            return_outputs (`bool`, *optional*, defaults to `False`): also return the model's output.
+            num_items_in_batch (`int`, *optional*): unused; the loss is a mean over the batch.
+        """
+        outputs = model(input_values=inputs[INPUT_VALUES])
+        logits, teacher = outputs.logits.float(), inputs.get(TEACHER_LOGITS)
+        if teacher is None:
+            loss = functional.cross_entropy(logits, inputs[LABELS])
+        else:
+            parts = distillation_loss_parts(
+                logits,
+                teacher,
+                inputs[LABELS],
+                kd_lambda=self.args.kd_lambda,
+                temperature=self.args.kd_temperature,
+                reduction=self.args.kd_reduction,
+            )
+            loss = parts.loss
+            if model.training:
+                self._collect(label_loss=parts.label_loss, teacher_loss=parts.teacher_loss)
+        return (loss, outputs) if return_outputs else loss
+
+    def _collect(self, **parts: torch.Tensor) -> None:
+        """Sums the parts of the loss on the device until they are logged."""
+        for name, value in parts.items():
+            self._loss_parts[name] = self._loss_parts.get(name, 0) + value.detach()
+        self._steps_of_parts += 1
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs; training logs also get the mean label and teacher loss since the last ones, over all processes."""
+        if "loss" in logs and self._steps_of_parts:
+            for name, value in self._loss_parts.items():
+                mean = self.accelerator.reduce(value / self._steps_of_parts, reduction="mean")
+                logs[name] = mean.item()
+            self._loss_parts, self._steps_of_parts = {}, 0
+        super().log(logs, start_time)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Creates Adam with the L2 penalty in the gradient, on every parameter, as in the paper's runs."""
+        if self.optimizer is None:
+            parameters = [p for p in (model or self.model).parameters() if p.requires_grad]
+            self.optimizer = torch.optim.Adam(
+                parameters,
+                lr=self.args.learning_rate,
+                betas=(self.args.adam_beta1, self.args.adam_beta2),
+                eps=self.args.adam_epsilon,
+                weight_decay=self.args.weight_decay,
+                fused=self.args.device.type in ("cpu", "cuda"),
+            )
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Creates the schedule that changes once per epoch: warm-up, plateau, linear fall (paper, section 3.1)."""
+        if self.lr_scheduler is None:
+            schedule = self.args.schedule
+            steps_per_epoch = math.ceil(num_training_steps / math.ceil(self.args.num_train_epochs))
+            if self.args.max_steps > 0:
+                batches = len(self.get_train_dataloader())
+                steps_per_epoch = max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer, lambda step: schedule.factor(step // steps_per_epoch)
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Returns 0: transformers' estimate is one for language models; see `measure_complexity`."""
+        return 0
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
+        """Trains; `resume_from_checkpoint=True` goes on from the newest checkpoint that was written whole, if any."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Saves, marks the checkpoint as whole, and only then removes older ones."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            run_dir = self._get_output_dir(trial=trial)
+            (Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / COMPLETE_MARKER).touch()
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(
+                output_dir=run_dir, save_total_limit=limit, best_model_checkpoint=best, use_mtime=True
+            )
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """Returns the newest checkpoint of a run that was written whole; those that were not are removed.
+
+    Args:
+        output_dir (`str | Path`): folder of the run.
+
+    Returns:
+        `str | None`: folder of the checkpoint, `None` where there is none.
+    """
+    complete = {}
+    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        step = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
+        if step and (folder / COMPLETE_MARKER).exists():
+            complete[int(step[1])] = folder
+        elif step:
+            logger.warning(f"{folder} was not written whole; it is removed.")
+            shutil.rmtree(folder, ignore_errors=True)
+    return str(complete[max(complete)]) if complete else None
+
+
+__all__ = ["DistillationTrainer", "ReseedPerRank", "last_complete_checkpoint"]

@@ -1,0 +1,87 @@
+"""Recipes read YAML as defaults, let the command line win, and stop on what they do not know."""
+
+import pytest
+
+from hf_ascdistill import DataArguments, DistillationTrainingArguments, ModelArguments, parse_recipe
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(text, name="config.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_yaml_values_are_typed_like_command_line_values(config, tmp_path):
+    path = config("learning_rate: 1e-3\nnum_train_epochs: 3\nfp16: false\n")
+    (training,) = parse_recipe(
+        DistillationTrainingArguments, argv=["--config", path, "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    )
+    assert training.learning_rate == 1e-3
+    assert training.num_train_epochs == 3
+    assert training.fp16 is False
+
+
+def test_command_line_wins_over_later_yaml_over_earlier_yaml(config):
+    first = config("architecture: cp-resnet\nsize: 1m\ninitial_weights: a\n", "first.yaml")
+    second = config("size: 4m\ninitial_weights: b\n", "second.yaml")
+    (model,) = parse_recipe(ModelArguments, argv=["--config", first, second, "--initial_weights", "c"])
+    assert (model.architecture, model.size, model.initial_weights) == ("cp-resnet", "4m", "c")
+
+
+def test_required_argument_may_come_from_yaml(config):
+    (data,) = parse_recipe(DataArguments, argv=["--config", config("data: corpus\n")])
+    assert data.data == "corpus"
+
+
+def test_unknown_yaml_key_raises_and_is_named(config):
+    path = config("architecure: cp-resnet\n")
+    with pytest.raises(ValueError, match=r"unknown argument\(s\) architecure in .*config.yaml"):
+        parse_recipe(ModelArguments, argv=["--config", path])
+
+
+def test_unknown_command_line_flag_stops(capsys):
+    with pytest.raises((SystemExit, ValueError)):
+        parse_recipe(ModelArguments, argv=["--architecure", "cp-resnet"])
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just text\n", ""])
+def test_yaml_without_a_mapping_raises(config, text):
+    with pytest.raises(ValueError, match="expected a mapping"):
+        parse_recipe(ModelArguments, argv=["--config", config(text)])
+
+
+def test_broken_yaml_raises_with_its_name(config):
+    with pytest.raises(ValueError, match="config.yaml is not valid YAML"):
+        parse_recipe(ModelArguments, argv=["--config", config("a: [1\n")])
+
+
+def test_launcher_with_another_world_size_stops_the_recipe(monkeypatch, tmp_path):
+    for name, value in {"RANK": "0", "LOCAL_RANK": "-1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    from hf_ascdistill import check_world_size
+
+    with pytest.raises(ValueError, match="started 2 processes, but the training sees 1"):
+        check_world_size(1)
+
+
+def test_paper_schedule_keeps_its_proportions_in_a_short_run(tmp_path):
+    arguments = DistillationTrainingArguments(output_dir=str(tmp_path), num_train_epochs=15, use_cpu=True)
+    assert arguments.schedule.factor(5) == 1.0
+    assert arguments.schedule.factor(14) == pytest.approx(0.005)
+
+
+def test_paper_length_is_the_paper_schedule(tmp_path, golden):
+    arguments = DistillationTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    factors = [arguments.schedule.factor(epoch) for epoch in range(150)]
+    assert factors == pytest.approx(golden("lr")["cpm_factor"].tolist(), abs=1e-9)
+
+
+@pytest.mark.parametrize("setting", [{"frontend_seat": "moon"}, {"remove_unused_columns": True}])
+def test_setting_that_would_break_the_front_end_raises(tmp_path, setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        DistillationTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **setting)
