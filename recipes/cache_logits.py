@@ -6,6 +6,8 @@ accelerate launch recipes/cache_logits.py --model runs/cpr-128k-dirfms-s0 --data
 
 from dataclasses import dataclass, field
 
+from accelerate import PartialState
+
 from hf_ascdistill import (
     AcousticFrontend,
     DataArguments,
@@ -24,14 +26,23 @@ class CacheArguments:
     output: str = field(metadata={"help": "folder of the logits set"})
     split: str = field(default="train", metadata={"help": "train or evaluate"})
     batch_size: int = field(default=256, metadata={"help": "clips at a time"})
+    clips_per_file: int = field(default=4096, metadata={"help": "work of a process between two files"})
+    use_cpu: bool = field(default=False, metadata={"help": "predict on the CPU where there is an accelerator too"})
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments, data_args = parse_recipe(CacheArguments, DataArguments, argv=argv, description=__doc__)
+    if arguments.use_cpu:
+        PartialState(cpu=True)
     clips = load_training_data(data_args)[arguments.split]
     model, extractor = load_classifier(arguments.model, clips.features["labels"].names)
     logits = predict_logits(
-        model, clips, arguments.output, frontend=AcousticFrontend(extractor), batch_size=arguments.batch_size
+        model,
+        clips,
+        arguments.output,
+        frontend=AcousticFrontend(extractor),
+        batch_size=arguments.batch_size,
+        clips_per_file=arguments.clips_per_file,
     )
     print(f"{len(logits.example_ids)} clips x {len(logits.scenes)} scenes: {arguments.output}")
 

@@ -22,18 +22,17 @@ from hf_ascdistill import (
     load_training_data,
     open_run,
     parse_recipe,
-    report_run,
+    print_once,
+    run_summary,
 )
 
 
 def main(argv: list[str] | None = None) -> None:
     kinds = (DataArguments, ModelArguments, AugmentationArguments, TeacherArguments, DistillationTrainingArguments)
-    data_args, model_args, augmentation, teacher_args, training = parse_recipe(
-        *kinds, argv=argv, description=__doc__
-    )
+    data_args, model_args, augmentation, teacher_args, training = parse_recipe(*kinds, argv=argv, description=__doc__)
     folder = open_run(training, data_args, model_args, augmentation, teacher_args)
     if results := finished_results(folder):
-        return report_run(results, folder)
+        return print_once(run_summary(results, folder))
 
     data = load_training_data(data_args)
     data["train"], teachers = attach_teachers(data["train"], teacher_args)
@@ -44,7 +43,8 @@ def main(argv: list[str] | None = None) -> None:
 
     trainer = build_trainer(model, training, data, frontend=frontend)
     trainer.train(resume_from_checkpoint=True)
-    report_run(finish_run(trainer, folder, teachers=teachers), folder)
+    results = finish_run(trainer, folder, teachers=teachers)
+    print_once(run_summary(results, folder))
 
 
 if __name__ == "__main__":

@@ -38,9 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         clips = shifted_crops(clips, hop_seconds=arguments.crop_hop)
         clips = aligned_only(clips) if arguments.aligned else clips
     model, extractor = load_classifier(arguments.model, clips.features["labels"].names)
-    metrics = evaluate_clips(
-        model, clips, frontend=AcousticFrontend(extractor), batch_size=arguments.batch_size
-    )
+    metrics = evaluate_clips(model, clips, frontend=AcousticFrontend(extractor), batch_size=arguments.batch_size)
     print(json.dumps(metrics, indent=1) if arguments.json else metrics_table(metrics))
 
 

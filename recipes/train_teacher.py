@@ -20,7 +20,8 @@ from hf_ascdistill import (
     load_training_data,
     open_run,
     parse_recipe,
-    report_run,
+    print_once,
+    run_summary,
 )
 
 
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     data_args, model_args, augmentation, training = parse_recipe(*kinds, argv=argv, description=__doc__)
     folder = open_run(training, data_args, model_args, augmentation)
     if results := finished_results(folder):
-        return report_run(results, folder)
+        return print_once(run_summary(results, folder))
 
     data = load_training_data(data_args)
     features = data["train"].features
@@ -39,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
 
     trainer = build_trainer(model, training, data, frontend=frontend)
     trainer.train(resume_from_checkpoint=True)
-    report_run(finish_run(trainer, folder), folder)
+    results = finish_run(trainer, folder)
+    print_once(run_summary(results, folder))
 
 
 if __name__ == "__main__":

@@ -125,7 +125,8 @@ def test_learning_rate_changes_once_per_epoch_along_the_schedule(tmp_path):
         def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
             rates.append(optimizer.param_groups[0]["lr"])
 
-    trainer = trainer_of(tmp_path, LinearProbe(), num_train_epochs=15, per_device_train_batch_size=8, callbacks=[Record()])
+    settings = {"num_train_epochs": 15, "per_device_train_batch_size": 8}
+    trainer = trainer_of(tmp_path, LinearProbe(), callbacks=[Record()], **settings)
     trainer.train()
     expected = [9e-4 * trainer.args.schedule.factor(epoch) for epoch in range(15) for _ in range(4)]
     assert rates == pytest.approx(expected, rel=1e-9)
@@ -202,7 +203,9 @@ def test_waveforms_without_a_front_end_raise(tmp_path):
 def test_bf16_autocast_trains_and_leaves_the_front_end_in_float32(tmp_path):
     seen = []
     model = small_student()
-    model.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs["input_values"].dtype), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(kwargs["input_values"].dtype), with_kwargs=True
+    )
     trainer_of(tmp_path, model, bf16=True, num_train_epochs=1).train()
     assert set(seen) == {torch.float32}
     assert torch.isfinite(weights(model)).all()

@@ -11,9 +11,9 @@ import torch
 from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_trainer import LinearProbe, augmenting_frontend, clips, plain_frontend, weights  # noqa: E402
+from test_trainer import LinearProbe, augmenting_frontend, clips, plain_frontend, weights
 
-from hf_ascdistill import DistillationTrainer, DistillationTrainingArguments, check_world_size  # noqa: E402
+from hf_ascdistill import DistillationTrainer, DistillationTrainingArguments, check_world_size
 
 EVALUATION_CLIPS = 13  # odd, so that the last batch of two ranks must be filled up
 
@@ -26,7 +26,9 @@ class AugmentedView(TrainerCallback):
     def on_step_begin(self, args, state, control, **kwargs):
         if self.view is None:
             batch = {"waveform": torch.ones(4, 8_000).cumsum(1).sin(), "device_ids": torch.zeros(4, dtype=torch.long)}
-            self.view = sum(augmenting_frontend()(dict(batch))["input_values"].double().mean().item() for _ in range(5))
+            self.view = sum(
+                augmenting_frontend()(dict(batch))["input_values"].double().mean().item() for _ in range(5)
+            )
 
 
 def main(output_dir: str, clips_per_rank: int, accumulation: int) -> None:
@@ -34,7 +36,6 @@ def main(output_dir: str, clips_per_rank: int, accumulation: int) -> None:
     arguments = DistillationTrainingArguments(
         output_dir=output_dir,
         use_cpu=True,
-        ddp_backend="gloo",
         disable_tqdm=True,
         num_train_epochs=2,
         per_device_train_batch_size=clips_per_rank,

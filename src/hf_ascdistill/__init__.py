@@ -21,6 +21,7 @@ _PUBLIC_NAMES = {
     "data.crops": ("aligned_only", "shifted_crops"),
     "data.store": ("data_fingerprint", "load_prepared", "prepare", "prepare_recordings"),
     "data.corpus": ("load_corpus", "load_split"),
+    "data.logits": ("LogitsSet", "load_logits"),
     "data.collator": ("collate_clips",),
     "data.impulse_responses": ("default_impulse_responses", "load_impulse_responses"),
     "data.synthetic": ("write_synthetic_corpus",),
@@ -42,7 +43,7 @@ _PUBLIC_NAMES = {
         "parse_recipe",
     ),
     "evaluation": ("SceneEvaluation", "evaluate_clips", "metrics_table", "predict_batches"),
-    "teachers": ("LogitsSet", "attach_logits", "average_logits", "load_logits", "predict_logits"),
+    "teachers": ("attach_logits", "average_logits", "predict_logits"),
     "conversion": ("convert_checkpoint", "load_checkpoint"),
     "trainer": ("DistillationTrainer", "last_complete_checkpoint"),
     "building": (
@@ -53,7 +54,15 @@ _PUBLIC_NAMES = {
         "load_classifier",
         "load_training_data",
     ),
-    "runs": ("finish_run", "finished_results", "open_run", "report_run", "results_table", "write_report"),
+    "runs": (
+        "finish_run",
+        "finished_results",
+        "open_run",
+        "print_once",
+        "results_table",
+        "run_summary",
+        "write_report",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC_NAMES.items() for name in names}
 

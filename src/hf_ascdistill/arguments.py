@@ -141,6 +141,9 @@ class DistillationTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "hide NaN losses from the log"})
     max_grad_norm: float = field(default=0.0, metadata={"help": "gradient clipping; 0: none, as in the paper"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "must stay False: the front-end needs them"})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "search for parameters without gradient; none of our networks has any"}
+    )
     label_names: list[str] | None = field(
         default_factory=lambda: [LABELS, DEVICE_IDS], metadata={"help": "columns handed to the metrics"}
     )

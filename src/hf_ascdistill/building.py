@@ -70,7 +70,9 @@ def build_model(arguments: ModelArguments, scenes: Sequence[str]) -> tuple[PreTr
     return model_class(config), AscFeatureExtractor.from_preset(arguments.architecture)
 
 
-def load_classifier(path: str | Path, scenes: Sequence[str] | None = None) -> tuple[PreTrainedModel, AscFeatureExtractor]:
+def load_classifier(
+    path: str | Path, scenes: Sequence[str] | None = None
+) -> tuple[PreTrainedModel, AscFeatureExtractor]:
     """Loads a saved classifier and its front-end.
 
     Args:
@@ -143,7 +145,9 @@ def attach_teachers(clips, arguments: TeacherArguments) -> tuple[Any, list[dict]
         ValueError: no set is named, or a set does not belong to these clips.
     """
     if not arguments.teacher_logits:
-        raise ValueError("a student needs teachers: pass --teacher_logits FOLDER..., or train without them: train_teacher.py")
+        raise ValueError(
+            "a student needs teachers: pass --teacher_logits FOLDER..., or train it with train_teacher.py."
+        )
     ensemble = average_logits([load_logits(folder) for folder in arguments.teacher_logits])
     return attach_logits(clips, ensemble, allow_extra=arguments.allow_extra_logits), list(ensemble.members)
 

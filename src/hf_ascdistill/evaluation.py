@@ -12,7 +12,7 @@ from transformers import EvalPrediction
 
 from .data.collator import collate_clips
 from .data.columns import DEVICE_IDS, INPUT_VALUES, LABELS, WAVEFORM
-from .data.tau22 import DEVICE_GROUPS, device_groups
+from .data.tau22 import DEVICES, device_groups
 from .metrics import scene_metrics
 from .transforms.frontend import AcousticFrontend
 
@@ -89,7 +89,7 @@ def evaluate_clips(
             columns.setdefault(name, []).append(values)
     logits, labels, device_ids = (torch.cat(columns[name]).numpy() for name in ("logits", LABELS, DEVICE_IDS))
     if groups is None:
-        groups = DEVICE_GROUPS if set(devices) <= set(sum(DEVICE_GROUPS.values(), ())) else {}
+        groups = device_groups((), devices) if set(devices) <= set(DEVICES) else {}
     metrics = scene_metrics(logits, labels, device_ids, scenes=scenes, devices=devices, groups=groups)
     return {"clips": len(labels), "correct": int((logits.argmax(1) == labels).sum()), **metrics}
 
@@ -97,11 +97,13 @@ def evaluate_clips(
 def metrics_table(metrics: Mapping[str, float]) -> str:
     """Returns metrics as lines of text: percent for accuracies, plain numbers for the rest."""
     width = max(map(len, metrics))
-    lines = []
-    for name, value in metrics.items():
-        text = f"{100 * value:.2f} %" if "accuracy" in name else (f"{value}" if isinstance(value, int) else f"{value:.4f}")
-        lines.append(f"{name:{width}}  {text}")
-    return "\n".join(lines)
+    return "\n".join(f"{name:{width}}  {_as_text(name, value)}" for name, value in metrics.items())
+
+
+def _as_text(name: str, value: float) -> str:
+    if "accuracy" in name:
+        return f"{100 * value:.2f} %"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
 __all__ = ["SceneEvaluation", "evaluate_clips", "metrics_table", "predict_batches"]

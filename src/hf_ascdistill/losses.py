@@ -102,12 +102,13 @@ def distillation_loss_parts(
     _check_shapes(student, teacher, labels)
     _check_settings(kd_lambda, temperature, reduction)
     label_loss = functional.cross_entropy(student.float(), labels)
-    teacher_loss = temperature**2 * functional.kl_div(
+    divergence = functional.kl_div(
         functional.log_softmax(student.float() / temperature, dim=-1),
         functional.log_softmax(teacher.detach().float() / temperature, dim=-1),
-        reduction=reduction,
+        reduction="sum",
         log_target=True,
     )
+    teacher_loss = temperature**2 * divergence / (len(student) if reduction == "batchmean" else student.numel())
     return DistillationLoss(kd_lambda * label_loss + (1 - kd_lambda) * teacher_loss, label_loss, teacher_loss)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 
 from .arguments import DistillationTrainingArguments
 from .complexity import check_budget, measure_complexity
@@ -22,11 +23,33 @@ CONFIGURATION_NAME = "configuration.json"
 RESULTS_NAME = "results.json"
 # fields of the training arguments that change a run's numbers
 NUMERIC_FIELDS = (
-    "adam_beta1 adam_beta2 adam_epsilon bf16 channels_last data_seed fp16 frontend_seat gradient_accumulation_steps "
-    "kd_lambda kd_reduction kd_temperature last_epochs learning_rate lr_last lr_ramp_length lr_ramp_start "
-    "lr_reference_epochs lr_warmup_epochs max_grad_norm max_steps num_train_epochs per_device_train_batch_size seed "
-    "weight_decay world_size"
-).split()
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "bf16",
+    "channels_last",
+    "data_seed",
+    "fp16",
+    "frontend_seat",
+    "gradient_accumulation_steps",
+    "kd_lambda",
+    "kd_reduction",
+    "kd_temperature",
+    "last_epochs",
+    "learning_rate",
+    "lr_last",
+    "lr_ramp_length",
+    "lr_ramp_start",
+    "lr_reference_epochs",
+    "lr_warmup_epochs",
+    "max_grad_norm",
+    "max_steps",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "seed",
+    "weight_decay",
+    "world_size",
+)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -60,13 +83,15 @@ def open_run(training: DistillationTrainingArguments, *others: Any) -> Path:
     if path.exists():
         present = json.loads(path.read_text())
         differing = [
-            f"{name} was {present.get(name)!r}, now {value!r}"
-            for name, value in wanted.items()
-            if present.get(name) != value
+            f"{name} was {present.get(name)!r}, now {wanted.get(name)!r}"
+            for name in sorted(wanted.keys() | present.keys())
+            if present.get(name) != wanted.get(name)
         ]
         if differing:
-            raise ValueError(f"{folder} holds a run of another configuration: {'; '.join(differing)}. Choose another "
-                             "--output_dir, or remove this one.")
+            raise ValueError(
+                f"{folder} holds a run of another configuration: {'; '.join(differing)}. Choose another "
+                "--output_dir, or remove this one."
+            )
     elif training.should_save:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted)
@@ -101,11 +126,11 @@ def finish_run(trainer: DistillationTrainer, folder: Path, *, teachers: Sequence
         "last_epochs": mean_over_last_epochs(epochs, trainer.args.last_epochs),
     }
     if trainer.args.should_save:
-        write_json(folder / RESULTS_NAME, results)
         if trainer.args.pictures:
             draw_training_curve(results, folder / "training_curve.png")
             names = {"devices": evaluation.devices, "groups": evaluation.groups}
             draw_device_accuracy([results], folder / "devices.png", **names)
+        write_json(folder / RESULTS_NAME, results)  # last: a run that has it is finished
     return results
 
 
@@ -116,12 +141,20 @@ def evaluation_row(row: Mapping[str, float]) -> dict[str, float]:
     return {"epoch": row["epoch"]} | {short: row[name] for name, short in names.items() if short not in speed}
 
 
-def report_run(results: Mapping[str, Any], folder: Path) -> None:
-    """Prints the result of a run and where everything is."""
+def run_summary(results: Mapping[str, Any], folder: Path) -> str:
+    """Returns the result of a run and where everything is, to be printed."""
     complexity = results["complexity"]
-    print(metrics_table(results["last_epochs"]))
-    print(f"{complexity['parameters']:,} parameters, {complexity['macs']:,} MACs: {complexity['verdict']}")
-    print(f"model, {RESULTS_NAME} and pictures: {folder}")
+    lines = [
+        metrics_table(results["last_epochs"]),
+        f"{complexity['parameters']:,} parameters; {complexity['verdict']}",
+        f"model, {RESULTS_NAME} and pictures: {folder}",
+    ]
+    return "\n".join(lines)
+
+
+def print_once(text: str) -> None:
+    """Prints a text on the main process alone."""
+    PartialState().print(text)
 
 
 def finished_results(folder: Path) -> dict[str, Any] | None:
@@ -171,8 +204,12 @@ def write_report(results: Mapping[str, Mapping[str, Any]], folder: str | Path) -
     epochs = runs[0]["last_epochs"]["epochs"]
     curves = [f"![{run['run']}]({run['run']}/training_curve.png)" for run in runs]
     table = results_table(results)
-    text = [f"Accuracy in percent on the evaluate list, mean of the last {epochs} epochs.", table,
-            "![accuracy per device](devices.png)", *curves]
+    text = [
+        f"Accuracy in percent on the evaluate list, mean of the last {epochs} epochs.",
+        table,
+        "![accuracy per device](devices.png)",
+        *curves,
+    ]
     (folder / "report.md").write_text("# Report\n\n" + "\n\n".join(text) + "\n")
     return f"{table}\n\nreport with pictures: {folder / 'report.md'}"
 
@@ -183,4 +220,14 @@ def clip_shape(extractor: AscFeatureExtractor, seconds: float = 1.0) -> tuple[in
     return tuple(extractor.log_mel(torch.zeros(1, samples)).shape)
 
 
-__all__ = ["clip_shape", "finish_run", "finished_results", "open_run", "report_run", "results_table", "write_json", "write_report"]
+__all__ = [
+    "clip_shape",
+    "finish_run",
+    "finished_results",
+    "open_run",
+    "print_once",
+    "results_table",
+    "run_summary",
+    "write_json",
+    "write_report",
+]

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import broadcast, set_seed
 from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
 from transformers.utils import logging
 
 from .arguments import DistillationTrainingArguments
@@ -163,6 +163,12 @@ class DistillationTrainer(Trainer):
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluates the network that is saved: all processes take the batch statistics of the main one."""
+        for buffer in self.model.buffers():
+            broadcast(buffer, from_process=0)
+        return super().evaluation_loop(*args, **kwargs)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Saves, marks the checkpoint as whole, and only then removes older ones."""
         limit, self.args.save_total_limit = self.args.save_total_limit, None
@@ -175,9 +181,7 @@ class DistillationTrainer(Trainer):
             run_dir = self._get_output_dir(trial=trial)
             (Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / COMPLETE_MARKER).touch()
             best = self.state.best_model_checkpoint
-            rotate_checkpoints(
-                output_dir=run_dir, save_total_limit=limit, best_model_checkpoint=best, use_mtime=True
-            )
+            rotate_checkpoints(output_dir=run_dir, save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:

@@ -1,8 +1,10 @@
 """Turns CP-Mobile and CP-ResNet checkpoints of the paper's authors into folders for `from_pretrained`."""
 
+import io
 import os
 import pickle
 import shutil
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,7 +39,9 @@ DAMAGE = (
     AttributeError,
     EOFError,
     LookupError,
+    OSError,
     RuntimeError,
+    struct.error,
     TypeError,
     ValueError,
 )
@@ -121,8 +125,9 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path} is not a file; expected a Lightning checkpoint or a state dict.")
+    file = io.BytesIO(Path(path).read_bytes())  # so that an error of the disk is not taken for damage
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
     except DAMAGE as error:
         raise ValueError(
             f"{path} cannot be read as weights ({type(error).__name__}): it is truncated, no torch file, or holds "

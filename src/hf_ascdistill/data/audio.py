@@ -5,20 +5,17 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
 
-from .columns import CONTENT, EXAMPLE_ID, LENGTH, PATH, RECORDING, SAMPLING_RATE, START, WAVEFORM
+from .columns import SAMPLING_RATE
 
 RESAMPLER_QUALITY = "HQ"  # of soxr; the resampler of the authors (golden data: bit for bit)
 STEREO_MODES = ("error", "mean")
-LOCATION_COLUMNS = (RECORDING, START, LENGTH, PATH, CONTENT)
 RIFF_HEADER, CHUNK_HEADER = 12, 8  # bytes
 
 
@@ -102,7 +99,8 @@ def decode(sound: Sound, checks: AudioChecks) -> Waveform:
         raise ValueError(f"{sound.name} holds no samples; replace it, or take its row out.")
     if samples.shape[1] > 1 and checks.stereo == "error":
         raise ValueError(
-            f"{sound.name} has {samples.shape[1]} channels, expected 1; mix it down, or pass stereo='mean' to average them."
+            f"{sound.name} has {samples.shape[1]} channels, expected 1; mix it down, or pass stereo='mean' to average "
+            "them."
         )
     samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if not np.isfinite(samples).all():
@@ -116,8 +114,8 @@ def _from_array(sound: Sound) -> tuple[np.ndarray, int]:
     """Checks samples that are decoded already; returns them as `(N, 1)`."""
     if sound.data.ndim != 1 or not np.issubdtype(sound.data.dtype, np.floating):
         raise ValueError(
-            f"{sound.name} holds samples of shape {sound.data.shape} and type {sound.data.dtype}; expected mono floats "
-            "(N,) between -1 and 1."
+            f"{sound.name} holds samples of shape {sound.data.shape} and type {sound.data.dtype}; expected mono "
+            "floats (N,) between -1 and 1."
         )
     return sound.data.astype(np.float32)[:, None], sound.rate
 
@@ -149,7 +147,8 @@ def _check_complete(sound: Sound) -> None:
     for chunk, end in _riff_chunks(sound.data):
         if end > len(sound.data):
             raise ValueError(
-                f"{sound.name} is truncated: its {chunk} chunk ends at byte {end}, the file at {len(sound.data)}; replace it."
+                f"{sound.name} is truncated: its {chunk} chunk ends at byte {end}, the file at {len(sound.data)}; "
+                "replace it."
             )
 
 
@@ -192,8 +191,8 @@ class CorpusRate:
         """
         if waveform.rate != self.rate:
             raise ValueError(
-                f"{waveform.name} has {waveform.rate} Hz, {self.name} {self.rate} Hz; expected one rate. Resample it, or "
-                "pass mixed_rates=True to resample each from its own."
+                f"{waveform.name} has {waveform.rate} Hz, {self.name} {self.rate} Hz; expected one rate. Resample it, "
+                "or pass mixed_rates=True to resample each from its own."
             )
 
 
@@ -206,8 +205,8 @@ def check_length(waveform: Waveform, length: int) -> None:
     if len(waveform.samples) * SAMPLING_RATE != length * waveform.rate:
         raise ValueError(
             f"{waveform.name} has {len(waveform.samples)} samples at {waveform.rate} Hz "
-            f"({len(waveform.samples) / waveform.rate:g} s), expected {length / SAMPLING_RATE:g} s; replace it, or bring "
-            "recordings of other lengths in with prepare_recordings."
+            f"({len(waveform.samples) / waveform.rate:g} s), expected {length / SAMPLING_RATE:g} s; replace it, or "
+            "bring recordings of other lengths in with prepare_recordings."
         )
 
 
@@ -266,58 +265,13 @@ def decode_checked(
     return waveform
 
 
-@lru_cache(maxsize=16)
-def _rate_of_file(path: str) -> CorpusRate:
-    return CorpusRate.of(Sound.from_file(path))
-
-
-@dataclass(frozen=True)
-class ReadWavFiles:
-    """Dataset transform that reads each row's wav file: `path` becomes `waveform`.
-
-    Args:
-        first_path (`str`): first file of the corpus, whose rate all others must have.
-        checks (`AudioChecks`, *optional*): what a recording may be.
-    """
-
-    first_path: str
-    checks: AudioChecks = AudioChecks()
-
-    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Reads the rows of a batch. Without the columns that locate audio, the batch stays as it is.
-
-        Raises:
-            FileNotFoundError: a file is absent.
-            ValueError: a file fails a check, or a crop is not one whole file.
-        """
-        if not {EXAMPLE_ID, PATH, LENGTH} <= batch.keys():
-            return batch
-        corpus_rate = _rate_of_file(self.first_path)
-        waveforms = []
-        for example_id, path, length in zip(batch[EXAMPLE_ID], batch[PATH], batch[LENGTH], strict=True):
-            if path is None:
-                raise ValueError(
-                    f"{example_id} is not one whole file: run prepare first, and cut the crops of its store."
-                )
-            waveforms.append(read_audio(path, checks=self.checks, corpus_rate=corpus_rate, length=length))
-        return with_waveforms(batch, waveforms)
-
-
-def with_waveforms(batch: dict[str, list[Any]], waveforms: list[np.ndarray]) -> dict[str, list[Any]]:
-    """Replaces the columns that say where audio lies by the audio."""
-    kept = {name: values for name, values in batch.items() if name not in LOCATION_COLUMNS}
-    return {**kept, WAVEFORM: waveforms}
-
-
 __all__ = [
     "AudioChecks",
     "CorpusRate",
-    "ReadWavFiles",
     "Sound",
     "Waveform",
     "decode",
     "decode_checked",
     "read_audio",
     "resample_joined",
-    "with_waveforms",
 ]

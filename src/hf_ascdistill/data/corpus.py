@@ -20,10 +20,13 @@ def load_corpus(path: str | Path, *, train_list: str | Path | None = None) -> Da
 
     Raises:
         FileNotFoundError: the folder is neither.
+        ValueError: the store lacks one of the splits.
     """
     if not is_store(path):
         return load_tau22(path, train_list=train_list)
     data = load_prepared(path)
+    if not set(SPLITS) <= set(data):
+        raise ValueError(f"{path} holds the splits {', '.join(data)}; expected train and evaluate; prepare both.")
     if train_list is not None:
         data["train"] = select_listed(data["train"], train_list)
     return data
@@ -41,12 +44,12 @@ def load_split(path: str | Path, split: str) -> Dataset:
     """
     if is_store(path):
         data = load_prepared(path)
-        if split == ALL:
+        if split == ALL and ALL not in data:
             clips = list(data.values())
             return concatenate_datasets([part.with_format(None) for part in clips]).with_transform(
                 clips[0].format["format_kwargs"]["transform"]
             )
-    elif split in (*SPLITS, ALL):
+    else:
         data = load_tau22(path, splits=(split,))
     if split not in data:
         raise ValueError(f"{path} has no split {split!r}; expected one of {', '.join((*data, ALL))}.")

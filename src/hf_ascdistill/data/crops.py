@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from .columns import CONTENT, EXAMPLE_ID, LENGTH, PATH, SAMPLING_RATE, START, TEACHER_LOGITS
-from .index import Runs, gap_free_runs, rows_of
+from .index import Runs, gap_free_runs, read_like, rows_of
 from .split_csv import CROP_SUFFIX
 
 SAMPLES_PER_MS = SAMPLING_RATE // 1000
@@ -20,9 +20,8 @@ def shifted_crops(dataset: Dataset, *, hop_seconds: float = 0.5, length_seconds:
 
     A crop begins at each clip's border and every hop after it, as long as its recording goes on: a missing slice is
     never bridged. With TAU22's ten 1-s slices the defaults give 19 crops a recording (the paper's shifted crops
-    augmentation, section 3). A crop that is a whole clip keeps the clip's `example_id`; others are named
-    `{example_id}+{offset}ms` after the clip that they begin in, so names do not depend on the machine or on which other
-    clips are there.
+    augmentation). A crop that is a whole clip keeps its `example_id`; others are named `{example_id}+{offset}ms` after
+    the clip that they begin in, so names do not depend on the machine or on which other clips are there.
 
     Args:
         dataset (`Dataset`): whole clips, from `load_tau22`, `prepare` or `prepare_recordings`.
@@ -54,8 +53,7 @@ def shifted_crops(dataset: Dataset, *, hop_seconds: float = 0.5, length_seconds:
         columns[PATH] = pc.if_else(is_whole, clips[PATH].take(row), None)
     if CONTENT in clips.column_names:
         columns[CONTENT] = _crop_contents(clips, runs, row, offset, length=length)
-    crops = Dataset(_with_columns(clips.take(row), columns))
-    return crops.with_format(dataset.format["type"], **dataset.format["format_kwargs"])
+    return read_like(Dataset(_with_columns(clips.take(row), columns)), dataset)
 
 
 def _samples(name: str, seconds: float) -> int:
@@ -76,8 +74,8 @@ def _crop_positions(clips: pa.Table, runs: Runs, hop: int, length: int) -> tuple
         name = clips[EXAMPLE_ID][int(runs.order[runs.first[run]])].as_py()
         seconds = (run_end[run] - start[runs.order[runs.first[run]]]) / SAMPLING_RATE
         raise ValueError(
-            f"{len(too_short)} recording(s) are shorter than a crop of {length / SAMPLING_RATE:g} s, the first at {name} "
-            f"({seconds:g} s); take them out, or cut shorter crops."
+            f"{len(too_short)} recording(s) are shorter than a crop of {length / SAMPLING_RATE:g} s, the first at "
+            f"{name} ({seconds:g} s); take them out, or cut shorter crops."
         )
     fits = (run_end[runs.of_rows()] - start - length) // hop + 1
     count = np.clip(fits, 0, -(-clip_length // hop))

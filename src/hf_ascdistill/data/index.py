@@ -2,12 +2,26 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Value
 
-from .columns import CITY, DEVICE_IDS, EXAMPLE_ID, LABELS, LENGTH, RECORDING, START
+from .columns import (
+    CITY,
+    CONTENT,
+    DEVICE_IDS,
+    EXAMPLE_ID,
+    LABELS,
+    LENGTH,
+    PATH,
+    RECORDING,
+    START,
+    WAVEFORM,
+)
+
+LOCATION_COLUMNS = (RECORDING, START, LENGTH, PATH, CONTENT)  # what a row does not yield
 
 
 def index_features(scenes: Sequence[str], devices: Sequence[str]) -> Features:
@@ -41,6 +55,21 @@ def rows_of(dataset: Dataset) -> pa.Table:
     return table.replace_schema_metadata(dataset.features.arrow_schema.metadata).combine_chunks()
 
 
+def read_like(rows: Dataset, dataset: Dataset) -> Dataset:
+    """Returns rows that are read as those of another dataset are, by its transform.
+
+    `Dataset.add_column` reads the audio of all rows where a dataset is a selection; this goes round it:
+    `read_like(dataset.with_format(None).add_column(name, values), dataset)`.
+    """
+    return rows.with_format(dataset.format["type"], **dataset.format["format_kwargs"])
+
+
+def with_waveforms(batch: dict[str, list[Any]], waveforms: list[np.ndarray]) -> dict[str, list[Any]]:
+    """Replaces the columns that say where audio lies by the audio."""
+    kept = {name: values for name, values in batch.items() if name not in LOCATION_COLUMNS}
+    return {**kept, WAVEFORM: waveforms}
+
+
 @dataclass(frozen=True)
 class Runs:
     """Clips in the order of their recordings, and where gap-free runs of them begin and end.
@@ -70,8 +99,10 @@ def gap_free_runs(table: pa.Table) -> Runs:
     """Groups clips that follow each other without a gap in one recording.
 
     Raises:
-        ValueError: two clips of a recording overlap, as crops do.
+        ValueError: there are no clips, or two of a recording overlap, as crops do.
     """
+    if len(table) == 0:
+        raise ValueError("the dataset holds no clips; expected at least one.")
     recording = table[RECORDING].combine_chunks().dictionary_encode().indices.to_numpy()
     start, length = table[START].to_numpy(), table[LENGTH].to_numpy()
     order = np.lexsort((start, recording))
@@ -84,4 +115,4 @@ def gap_free_runs(table: pa.Table) -> Runs:
     return Runs(order, np.flatnonzero(np.append(True, ~same | (gap > 0))))
 
 
-__all__ = ["Runs", "gap_free_runs", "index_features", "rows_of"]
+__all__ = ["Runs", "gap_free_runs", "index_features", "read_like", "rows_of", "with_waveforms"]

@@ -6,21 +6,21 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from .audio import AudioChecks, CorpusRate, Sound, decode_checked, resample_joined
+from .audio import AudioChecks, CorpusRate, decode_checked, resample_joined
 from .columns import RECORDING, SAMPLING_RATE, START
 from .index import gap_free_runs
+from .sources import ClipSource
 
 FORMAT = 1  # raised whenever the same recordings give other files
 RUNS_PER_SHARD = 64  # what a killed process loses at the most; 11 minutes of TAU22
@@ -38,18 +38,6 @@ SCHEMA = pa.schema(
         LENGTHS: pa.list_(pa.int64()),
     }
 )
-
-
-class ClipSource(Protocol):
-    """Gives the clips of a corpus by their number."""
-
-    example_ids: Sequence[str]
-
-    def sound(self, clip: int) -> Sound:
-        """Reads a clip, not decoded yet."""
-
-    def length(self, clip: int) -> int | None:
-        """Returns the samples at 32 kHz that the clip must give; None where any length will do."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +151,7 @@ def _is_complete(path: Path, shard: Shard) -> bool:
     try:
         with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
             return reader.num_record_batches == len(shard.runs)
-    except pa.ArrowInvalid:
+    except (OSError, pa.ArrowInvalid):
         return False
 
 
@@ -174,7 +162,7 @@ def quantize(samples: np.ndarray) -> tuple[np.ndarray, np.float32]:
         samples (`np.ndarray`): float32 `(T,)`.
 
     Returns:
-        `tuple[np.ndarray, np.float32]`: int16 `(T,)` and the scale; their product is the waveform, within half a scale.
+        `tuple[np.ndarray, np.float32]`: int16 `(T,)` and the scale; their product is the waveform to half a scale.
     """
     scale = np.float32(np.abs(samples).max() / INT16_PEAK) or np.float32(1)  # 1: all zeros
     return np.rint(samples / scale).astype(np.int16), scale
@@ -189,8 +177,16 @@ def removed_at_exit(path: Path) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def write_shards(writer: ShardWriter, shards: Sequence[Shard], num_proc: int) -> Iterator[tuple[Shard, str]]:
-    """Writes shards in several processes; yields each with the name of its file, in the order of completion.
+def write_shards(
+    writer: ShardWriter, shards: Sequence[Shard], *, num_proc: int, progress: Callable[[int], object]
+) -> list[str]:
+    """Writes shards in several processes; returns the names of their files.
+
+    Args:
+        writer (`ShardWriter`): writes one shard.
+        shards (`Sequence[Shard]`): what to write.
+        num_proc (`int`): processes; 1 writes in this one.
+        progress (`Callable[[int], object]`): is told the number of clips after each shard.
 
     Raises:
         FileNotFoundError: a file is absent.
@@ -198,24 +194,27 @@ def write_shards(writer: ShardWriter, shards: Sequence[Shard], num_proc: int) ->
         RuntimeError: a process was killed.
     """
     if num_proc == 1:
-        yield from ((shard, writer(shard)) for shard in shards)
-        return
+        return [_told(progress, shard, writer(shard)) for shard in shards]
     # Forked workers start at once and need no `if __name__ == "__main__"` in the caller's script. They read, resample
     # and write files, and touch neither torch nor any lock of the parent.
-    pool = ProcessPoolExecutor(
-        num_proc, get_context("fork"), initializer=_start_worker, initargs=(writer, os.getpid())
-    )
-    futures = {pool.submit(_write_in_worker, shard): shard for shard in shards}
+    pool = ProcessPoolExecutor(num_proc, get_context("fork"), _start_worker, (writer, os.getpid()))
     try:
+        futures = {pool.submit(_write_in_worker, shard): shard for shard in shards}
         for future in as_completed(futures):
-            yield futures[future], future.result()
+            _told(progress, futures[future], future.result())
+        return [future.result() for future in futures]
     except BrokenProcessPool as error:
         raise RuntimeError(
-            "a process of prepare was killed, perhaps for its memory; finished shards stay: run it again, with a smaller "
-            "num_proc."
+            "a process of prepare was killed, perhaps for its memory; finished shards stay: run it again, with a "
+            "smaller num_proc."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _told(progress: Callable[[int], object], shard: Shard, name: str) -> str:
+    progress(len(shard.clips))
+    return name
 
 
 _worker_writer: ShardWriter | None = None  # of a forked worker; its source may be too large to send with every shard
@@ -243,10 +242,8 @@ __all__ = [
     "CONTENTS",
     "EXAMPLE_IDS",
     "LENGTHS",
-    "RUNS_PER_SHARD",
     "SAMPLES",
     "SCALE",
-    "ClipSource",
     "Run",
     "Shard",
     "ShardWriter",

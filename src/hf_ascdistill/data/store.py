@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from .audio import AudioChecks, CorpusRate, Sound
 from .columns import CONTENT, DEVICE_IDS, EXAMPLE_ID, LABELS, LENGTH, PATH, RECORDING, START
 from .index import rows_of
-from .recordings import Corpus, RecordingColumns, as_splits, describe_clips, describe_recordings
+from .recordings import RecordingColumns, describe_recordings
 from .shards import (
     CONTENTS,
     EXAMPLE_IDS,
@@ -30,8 +30,10 @@ from .shards import (
     split_into_shards,
     write_shards,
 )
+from .sources import Corpus, as_splits, describe_clips
 from .store_reader import MANIFEST_NAME, RUN_COLUMNS, load_prepared
 from .tau22 import device_groups
+from .wav_reader import NOT_ONE_FILE
 
 PLAN_NAME = "plan.json"  # what is being prepared; written before the first shard
 LOCK_NAME = ".lock"
@@ -96,8 +98,8 @@ def prepare_recordings(
     Args:
         dataset (`Dataset | Mapping[str, Dataset]`): one row per recording; several splits as a `DatasetDict`.
         output_dir (`str | Path`): folder of the store; a new one, or one of the same recordings and settings.
-        audio_column (`str`, *optional*, defaults to `"audio"`): path of a file; an `Audio` feature (`{"bytes", "path"}`,
-            read without torchcodec); `{"array", "sampling_rate"}`; or samples, float `(N,)`, with `sampling_rate`.
+        audio_column (`str`, *optional*, defaults to `"audio"`): path of a file; an `Audio` feature (`{"bytes",
+            "path"}`, read without torchcodec); `{"array", "sampling_rate"}`; or float samples, with `sampling_rate`.
         label_column (`str`, *optional*, defaults to `"label"`): scene, a `ClassLabel` or text (then sorted).
         device_column (`str`, *optional*, defaults to `"device"`): recording device, a `ClassLabel` or text; `None`
             where it is not known.
@@ -132,12 +134,9 @@ def _build(corpus: Corpus, folder: Path, checks: AudioChecks, num_proc: int | No
         _start(folder, plan)
         shards = split_into_shards(corpus.clips)
         writer = ShardWriter(folder, corpus.source, checks, CorpusRate.of(corpus.source.sound(0)))
-        names = {}
         with tqdm(total=len(corpus.clips), desc=f"prepare -> {folder}", unit="clip") as progress:
-            for shard, name in write_shards(writer, shards, min(num_proc, len(shards))):
-                names[shard.number] = name
-                progress.update(len(shard.clips))
-        _finish(folder, plan, corpus, [names[shard.number] for shard in shards])
+            names = write_shards(writer, shards, num_proc=min(num_proc, len(shards)), progress=progress.update)
+        _finish(folder, plan, corpus, names)
     return load_prepared(folder)
 
 
@@ -285,7 +284,7 @@ def clip_contents(dataset: Dataset) -> np.ndarray:
     paths = table[PATH].combine_chunks().dictionary_encode()
     if paths.null_count:
         name = table[EXAMPLE_ID][paths.is_null().index(True).as_py()].as_py()
-        raise ValueError(f"{name} is not one whole file: run prepare first, and cut the crops of its store.")
+        raise ValueError(f"{name} {NOT_ONE_FILE}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         hashed = pool.map(lambda path: Sound.from_file(path).content(), paths.dictionary.to_pylist())
         contents = list(tqdm(hashed, total=len(paths.dictionary), desc="hash audio", unit="file"))

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, NamedSplit
 
-from .audio import with_waveforms
 from .columns import LENGTH, RECORDING, START
+from .index import with_waveforms
 from .shards import FORMAT, SAMPLES, SCALE
 
 MANIFEST_NAME = "store.json"
@@ -132,9 +132,16 @@ def read_manifest(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def read_arrow(path: Path) -> pa.Table:
-    """Reads a small Arrow file into memory."""
-    with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
-        return reader.read_all()
+    """Reads a small Arrow file into memory.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    try:
+        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+            return reader.read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}); run prepare again with {path.parent}.") from error
 
 
 def load_prepared(path: str | Path) -> DatasetDict:
@@ -145,7 +152,7 @@ def load_prepared(path: str | Path) -> DatasetDict:
 
     Returns:
         `DatasetDict`: the splits that were prepared; rows of `waveform` float32 `(T,)`, `labels`, `device_ids`,
-        `example_id` and `city`.
+        `example_id` and `city`. `dataset.with_format(None)` reads columns without audio.
 
     Raises:
         FileNotFoundError: the folder holds no finished store.

@@ -1,4 +1,4 @@
-"""Writes a small corpus of made-up scenes in the layout and with the file names of TAU Urban Acoustic Scenes 2022 Mobile."""
+"""Writes a small corpus of made-up scenes in the layout and with the file names of TAU22."""
 
 import csv
 import json
@@ -24,6 +24,7 @@ CITIES = ("amberton", "brackwater", "corvale", "dunmere", "eastholm", "fernwick"
 MAIN_DEVICE = "a"
 OTHER_TRAIN_DEVICES = ("b", "c", "s1", "s2", "s3")
 EVALUATE_DEVICES = (("a", "b", "c"), ("s1", "s2", "s3"), ("s4", "s5", "s6"))  # one of each records a segment
+NOT_NEGATIVE = ("location_spread", "device_strength", "level_spread_db")
 META_HEAD, LIST_HEAD, TEST_HEAD = (
     ("filename", "scene_label", "identifier", "source_label"),
     ("filename", "scene_label"),
@@ -49,9 +50,9 @@ class SyntheticSettings:
         default=0.0733,
         metadata={"help": "Share of the training segments that b, c, s1, s2, s3 record, each; TAU22: 7490 of 102150."},
     )
-    location_spread: float = field(default=1.0, metadata={"help": "How far places differ from their scene's sound."})
+    location_spread: float = field(default=0.8, metadata={"help": "How far places differ from their scene's sound."})
     bleed_share: float = field(default=0.4, metadata={"help": "Share of the segments with a second scene audible."})
-    device_strength: float = field(default=1.0, metadata={"help": "Scales the devices' frequency responses in dB."})
+    device_strength: float = field(default=0.8, metadata={"help": "Scales the devices' frequency responses in dB."})
     level_db: float = field(default=-26.0, metadata={"help": "Mean level of a segment, dB against full scale."})
     level_spread_db: float = field(default=4.0, metadata={"help": "Standard deviation of the segments' level in dB."})
 
@@ -59,6 +60,9 @@ class SyntheticSettings:
         counts = [item.name for item in fields(self) if item.type is int and getattr(self, item.name) < 1]
         if counts:
             raise ValueError(f"{counts} must be at least 1, got {[getattr(self, name) for name in counts]}")
+        below_zero = [item.name for item in fields(self) if item.name in NOT_NEGATIVE and getattr(self, item.name) < 0]
+        if below_zero:
+            raise ValueError(f"{below_zero} must not be negative, got {[getattr(self, name) for name in below_zero]}")
         for name in ("other_device_share", "bleed_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a share between 0 and 1")
@@ -68,7 +72,7 @@ class SyntheticSettings:
         """Makes the settings of a preset.
 
         Args:
-            name (`str`): `"demo"` (about 1,000 training and 540 evaluation clips) or `"tiny"` (60 and 60).
+            name (`str`): `"demo"` (990 training and 450 evaluation clips) or `"tiny"` (60 and 30).
             changes: fields that differ from the preset.
 
         Returns:
@@ -116,8 +120,8 @@ def write_synthetic_corpus(
 ) -> None:
     """Writes a corpus of ten made-up scenes, nine made-up devices and six made-up cities, ready for [`load_tau22`].
 
-    The same seed and settings give the same bytes, whatever `num_proc` is. The corpus is written beside `path` and moved
-    there when it is complete; where it is complete already, nothing is done.
+    The same seed and settings give the same bytes, whatever `num_proc` is. The corpus is written beside `path` and
+    moved there when it is complete; where it is complete already, nothing is done.
 
     Args:
         path (`str` or `Path`): folder to write; new, empty, or this very corpus.
@@ -128,7 +132,7 @@ def write_synthetic_corpus(
     Raises:
         ValueError: `path` holds something else, or a synthetic corpus of another seed or other settings.
     """
-    path, settings = Path(path), settings or SyntheticSettings()
+    path, settings = Path(path).absolute(), settings or SyntheticSettings()
     recipe = {"format": FORMAT, "seed": seed, "settings": asdict(settings)}
     if _is_written(path, recipe):
         logger.info(f"the synthetic corpus in {path} is complete")
@@ -176,7 +180,9 @@ def _plan(settings: SyntheticSettings, seed: int) -> list[_Segment]:
     for index in range(train):
         round_number, scene = divmod(index, len(scenes))
         location = round_number // settings.segments_per_location * len(scenes) + scene
-        segments.append(_Segment(index, "train", scenes[scene], location, tuple(devices[index]), settings.train_slices))
+        segments.append(
+            _Segment(index, "train", scenes[scene], location, tuple(devices[index]), settings.train_slices)
+        )
     first = location + 1
     for number in range(settings.evaluate_segments_per_scene * len(scenes)):
         round_number, scene = divmod(number, len(scenes))
@@ -187,7 +193,9 @@ def _plan(settings: SyntheticSettings, seed: int) -> list[_Segment]:
     return segments
 
 
-def _write_audio(folder: Path, segments: list[_Segment], *, settings: SyntheticSettings, seed: int, num_proc: int) -> None:
+def _write_audio(
+    folder: Path, segments: list[_Segment], *, settings: SyntheticSettings, seed: int, num_proc: int
+) -> None:
     write = partial(_write_segment, folder, settings=settings, seed=seed)
     bar = partial(logging.tqdm, total=len(segments), desc="Writing the synthetic corpus", unit="segment")
     if num_proc == 1:
@@ -207,7 +215,7 @@ def _write_segment(folder: Path, segment: _Segment, *, settings: SyntheticSettin
 
 
 def _sound_of_segment(segment: _Segment, settings: SyntheticSettings, seed: int) -> np.ndarray:
-    """The sound in the air, `(slices * 44100,)`: place and moment of the scene, and perhaps another one through a wall."""
+    """The sound in the air, `(slices * 44100,)`: a place and moment of the scene, perhaps another one behind it."""
     place = np.random.default_rng([seed, LOCATION_STREAM, segment.location])
     moment = np.random.default_rng([seed, SEGMENT_STREAM, segment.index])
     sound = vary(SCENES[segment.scene], place, settings.location_spread)

@@ -20,7 +20,7 @@ class SyntheticDevice:
         low_cut (`tuple[float, int]`): -3 dB point in Hz and order.
         high_cut (`tuple[float, int]`): -3 dB point in Hz and order.
         tilt_db (`float`): slope, dB per octave.
-        peaks (`tuple[tuple[float, float, float], ...]`): resonances and dips: centre in Hz, gain in dB, width in octaves.
+        peaks (`tuple[tuple[float, float, float], ...]`): resonances and dips: centre in Hz, gain in dB, octaves.
         gain_db (`float`): gain.
         drive (`float`): soft compression `tanh(drive * x) / drive`; 0 means none.
         noise_db (`float`): level of its white noise, dB below full scale.
@@ -37,7 +37,7 @@ class SyntheticDevice:
     bits: int = 24
 
 
-# a, b, c stand for real devices, s1..s3 for simulated ones seen in training, s4..s6 for unseen ones, the most coloured.
+# a, b, c stand for real devices, s1..s3 for simulated ones in training; s4..s6, the unseen ones, colour most.
 DEVICES = {
     "a": SyntheticDevice((20, 2), (20_000, 4)),
     "b": SyntheticDevice((90, 2), (15_000, 3), 0.3, ((3_200, 5, 0.5), (700, -3, 0.6)), -3, 0.8, -72, 16),
@@ -45,13 +45,17 @@ DEVICES = {
     "s1": SyntheticDevice((110, 3), (10_000, 2), 0.6, ((450, 7, 0.3), (2_500, -7, 0.5)), -2, 1.0, -70, 16),
     "s2": SyntheticDevice((60, 2), (8_500, 3), -1.0, ((1_100, -8, 0.4), (4_200, 8, 0.3)), 2, 1.5, -68, 16),
     "s3": SyntheticDevice((180, 2), (13_000, 4), 1.0, ((900, 8, 0.3), (6_500, -8, 0.5)), -4, 0.8, -72, 16),
-    "s4": SyntheticDevice((300, 4), (3_600, 5), 1.5, ((600, -10, 0.4), (2_600, 12, 0.3)), -6, 2.0, -60, 14),
-    "s5": SyntheticDevice((60, 1), (2_000, 3), -2.0, ((1_300, 10, 0.25), (350, 8, 0.4)), -2, 2.0, -58, 14),
-    "s6": SyntheticDevice((800, 2), (9_000, 5), 1.0, ((1_500, -12, 0.5), (3_200, 12, 0.3), (6_500, 10, 0.3)), -8, 4.0, -58, 14),
+    "s4": SyntheticDevice((300, 4), (4_200, 4), 1.5, ((600, -10, 0.4), (2_600, 11, 0.3)), -6, 2.0, -62, 14),
+    "s5": SyntheticDevice((60, 1), (2_600, 3), -1.5, ((1_300, 9, 0.25), (350, 7, 0.4)), -2, 2.0, -60, 14),
+    "s6": SyntheticDevice(
+        (500, 2), (9_000, 5), 1.0, ((1_500, -12, 0.5), (3_200, 10, 0.3), (6_500, 8, 0.3)), -8, 4.0, -60, 14
+    ),
 }
 
 
-def record(sound: np.ndarray, device: str, generator: np.random.Generator, *, strength: float, rate: int) -> np.ndarray:
+def record(
+    sound: np.ndarray, device: str, generator: np.random.Generator, *, strength: float, rate: int
+) -> np.ndarray:
     """Records a sound with a device.
 
     Args:
@@ -65,7 +69,9 @@ def record(sound: np.ndarray, device: str, generator: np.random.Generator, *, st
         `np.ndarray`: `(T,)`, within -1..1, rounded to the device's resolution.
     """
     specification = DEVICES[device]
-    recorded = _convolve(sound, _device_fir(device, strength, rate)) * 10 ** (specification.gain_db / 20)
+    size = fast_fft_size(len(sound) + FIR_TAPS - 1)
+    spectrum = np.fft.rfft(sound, size) * _device_spectrum(device, strength, rate, size)
+    recorded = np.fft.irfft(spectrum, size)[: len(sound)] * 10 ** (specification.gain_db / 20)
     if specification.drive:
         recorded = np.tanh(specification.drive * recorded) / specification.drive
     recorded += generator.normal(0, 10 ** (specification.noise_db / 20), len(recorded))
@@ -74,7 +80,8 @@ def record(sound: np.ndarray, device: str, generator: np.random.Generator, *, st
 
 
 @lru_cache
-def _device_fir(device: str, strength: float, rate: int) -> np.ndarray:
+def _device_spectrum(device: str, strength: float, rate: int, size: int) -> np.ndarray:
+    """Spectrum of a device's filter at the FFT size of the sounds, `(size // 2 + 1,)`."""
     specification = DEVICES[device]
     frequencies = np.fft.rfftfreq(FIR_FFT, 1 / rate)
     frequencies[0] = frequencies[1] / 2  # the curves are drawn over log frequency
@@ -83,13 +90,7 @@ def _device_fir(device: str, strength: float, rate: int) -> np.ndarray:
     level += specification.tilt_db * np.log2(frequencies / REFERENCE_HZ)
     for peak in specification.peaks:
         level += peak_db(frequencies, *peak)
-    return minimum_phase_fir(level * strength, FIR_TAPS)
-
-
-def _convolve(sound: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Linear convolution, cut to the length of the sound."""
-    size = fast_fft_size(len(sound) + len(response) - 1)
-    return np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(response, size), size)[: len(sound)]
+    return np.fft.rfft(minimum_phase_fir(level * strength, FIR_TAPS), size)
 
 
 def fast_fft_size(length: int) -> int:

@@ -11,7 +11,7 @@ RATE = 44_100  # Hz, as TAU22
 REFERENCE_HZ = 1_000.0  # where a spectral tilt is 0 dB
 BED_PEAK_OCTAVES = 0.8
 BED_LIMIT_HZ = 40.0  # the tilt does not rise further below it
-HUM_HARMONICS = 12
+HUM_HARMONICS = 8
 HUM_ROLL_OFF = 1.2  # the amplitude of harmonic k is k ** -1.2
 EVENT_NOISE_SHARE = 0.5  # of an event; the rest is a decaying tone
 EVENT_DECAYS = 5  # an event is cut after so many time constants
@@ -51,20 +51,20 @@ class SceneSound:
 
 
 # Standard deviation between locations at a spread of 1, by unit: additive for dB, slope and part, else of the log.
-ADDITIVE_SPREAD = {"slope": 1.2, "db": 4.0, "part": 0.15}
+ADDITIVE_SPREAD = {"slope": 1.5, "db": 4.0, "part": 0.15}
 LOG_SPREAD = {"hz": 0.4, "s": 0.5}
 
 SCENES = {  # tilt, peak Hz dB, modulation Hz part, hum Hz dB, events per s, s, Hz, dB, chirps per s, Hz, dB
-    "arcade": SceneSound(-3, 1_500, 8, 4.0, 0.5, 220, -6, 3.0, 0.08, 2_000, 8, 3.0, 1_200, 6),
-    "boiler_room": SceneSound(-5, 120, 8, 0.7, 0.3, 55, 2, 0.7, 0.40, 400, 6, 0.1, 600, 0),
-    "canteen": SceneSound(-4, 600, 8, 5.0, 0.6, 180, -16, 4.0, 0.05, 3_000, 9, 0.5, 500, 4),
-    "foundry": SceneSound(-4, 300, 6, 1.5, 0.4, 100, -3, 2.0, 0.30, 1_500, 9, 0.1, 900, 0),
-    "greenhouse": SceneSound(-2, 4_000, 6, 8.0, 0.3, 120, -10, 6.0, 0.01, 5_000, 12, 0.4, 3_000, 2),
-    "harbour": SceneSound(-5, 200, 6, 0.4, 0.5, 75, -3, 0.4, 0.60, 800, 6, 1.0, 2_200, 4),
-    "orchard": SceneSound(-3, 2_800, 6, 1.0, 0.4, 150, -16, 0.7, 0.02, 4_000, 8, 4.0, 3_800, 6),
-    "print_shop": SceneSound(-3, 1_000, 6, 10.0, 0.6, 140, -4, 9.0, 0.02, 1_200, 9, 0.1, 1_500, 0),
-    "quarry": SceneSound(-4, 250, 7, 2.0, 0.5, 65, -6, 5.0, 0.15, 700, 9, 0.2, 1_000, 2),
-    "server_room": SceneSound(-2, 800, 6, 0.3, 0.2, 380, -1, 0.3, 0.03, 2_500, 4, 0.2, 1_800, 0),
+    "arcade": SceneSound(-3.5, 1_200, 6, 4.0, 0.5, 220, -6, 3.0, 0.08, 2_000, 10, 4.0, 1_200, 10),
+    "boiler_room": SceneSound(-4.5, 150, 6, 0.7, 0.4, 60, 3, 0.8, 0.40, 500, 10, 0.1, 600, 0),
+    "canteen": SceneSound(-4.0, 600, 6, 5.0, 0.7, 180, -14, 5.0, 0.05, 3_000, 13, 0.7, 500, 8),
+    "foundry": SceneSound(-4.0, 300, 6, 1.5, 0.5, 100, -4, 2.5, 0.30, 1_800, 13, 0.1, 900, 0),
+    "greenhouse": SceneSound(-3.0, 2_500, 6, 8.0, 0.4, 120, -10, 8.0, 0.01, 4_000, 18, 0.5, 2_500, 6),
+    "harbour": SceneSound(-4.5, 220, 6, 0.4, 0.6, 80, -4, 0.5, 0.60, 900, 10, 1.5, 2_000, 8),
+    "orchard": SceneSound(-3.5, 2_000, 6, 1.0, 0.4, 150, -14, 0.7, 0.02, 3_500, 12, 5.0, 3_200, 11),
+    "print_shop": SceneSound(-3.5, 900, 6, 10.0, 0.8, 140, -5, 10.0, 0.02, 1_400, 14, 0.1, 1_500, 0),
+    "quarry": SceneSound(-4.0, 280, 6, 2.0, 0.6, 70, -8, 6.0, 0.12, 800, 13, 0.2, 1_000, 4),
+    "server_room": SceneSound(-3.0, 800, 6, 0.3, 0.2, 350, 0, 0.3, 0.03, 2_500, 8, 0.2, 1_800, 0),
 }
 
 
@@ -116,13 +116,16 @@ def _bed(sound: SceneSound, generator: np.random.Generator, samples: int) -> np.
     frequencies = np.maximum(np.fft.rfftfreq(size, 1 / RATE), BED_LIMIT_HZ)
     level = sound.tilt_slope * np.log2(frequencies / REFERENCE_HZ)
     level += peak_db(frequencies, sound.peak_hz, sound.peak_db, BED_PEAK_OCTAVES)
-    noise = np.fft.irfft(np.fft.rfft(generator.normal(size=size)) * _amplitude(level), size)[:samples]
+    white = generator.normal(size=(2, len(frequencies)))
+    noise = np.fft.irfft((white[0] + 1j * white[1]) * _amplitude(level), size)[:samples]
     return noise / np.sqrt(np.mean(noise**2))
 
 
 def _modulation(sound: SceneSound, generator: np.random.Generator, time: np.ndarray) -> np.ndarray:
     """Two incommensurate sines, so that the modulation has a rate but no exact period."""
-    first, second = (np.sin(2 * np.pi * sound.modulation_hz * ratio * time + _phase(generator)) for ratio in (1, 0.618))
+    first, second = (
+        np.sin(2 * np.pi * sound.modulation_hz * ratio * time + _phase(generator)) for ratio in (1, 0.618)
+    )
     return 1 + sound.modulation_part * (0.6 * first + 0.4 * second)
 
 
@@ -156,7 +159,9 @@ def _chirp(sound: SceneSound, generator: np.random.Generator) -> np.ndarray:
     octaves = generator.normal(0, CHIRP_OCTAVES)
     frequency = np.minimum(start * 2 ** (octaves * time / time[-1]), RATE / 3)
     window = np.hanning(len(time)) * np.sqrt(2)
-    return _amplitude(sound.chirp_db + generator.normal(0, 3)) * window * np.sin(2 * np.pi * np.cumsum(frequency) / RATE)
+    return (
+        _amplitude(sound.chirp_db + generator.normal(0, 3)) * window * np.sin(2 * np.pi * np.cumsum(frequency) / RATE)
+    )
 
 
 def _add(wave: np.ndarray, piece: np.ndarray, generator: np.random.Generator) -> None:

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, NamedSplit, Value
 from transformers.utils import logging
 
-from .audio import ReadWavFiles
 from .columns import (
     CITY,
     DEVICE_IDS,
@@ -24,6 +23,7 @@ from .columns import (
 )
 from .index import index_features, rows_of
 from .split_csv import DEVICE, FILENAME, IDENTIFIER, SCENE, CsvTable, clip_names, read_table
+from .wav_reader import ReadWavFiles
 
 logger = logging.get_logger(__name__)
 
@@ -61,19 +61,20 @@ def load_tau22(
     """Opens a corpus in the layout of TAU22. Audio is read when rows are.
 
     Consecutive slices of a segment share a `recording`, so that shifted crops can be cut across their borders. A file
-    whose name does not follow `scene-identifier-segment-slice-device`, with the scene and the identifier of its row, is
-    a recording of its own.
+    whose name does not follow `scene-identifier-segment-slice-device`, with the scene and identifier of its row, is a
+    recording of its own.
 
     Args:
         path (`str | Path`): folder with meta.csv, evaluation_setup/ and audio/.
-        train_list (`str | Path`, *optional*): csv of the training clips, in place of fold1_train.csv (a DCASE24 split).
+        train_list (`str | Path`, *optional*): csv of the training clips in place of fold1_train.csv (a DCASE24 split).
         scenes (`Sequence[str]`, *optional*): names of the labels in order; unset, those of meta.csv, sorted.
         devices (`Sequence[str]`, *optional*): names of the devices in order; unset, those of meta.csv, TAU22's first.
         splits (`Sequence[str]`, *optional*, defaults to `("train", "evaluate")`): which to open; `"all"` is every row
             of meta.csv.
 
     Returns:
-        `DatasetDict`: per split, rows of `waveform` float32 (32000,), `labels`, `device_ids`, `example_id` and `city`.
+        `DatasetDict`: per split, rows of `waveform` float32 `(32000,)`, `labels`, `device_ids`, `example_id` and
+        `city`. `dataset.with_format(None)` reads columns without audio.
 
     Raises:
         FileNotFoundError: meta.csv or a split list is missing.

@@ -226,8 +226,8 @@ def _as_tensors(batch: dict[str, Any]) -> dict[str, Any]:
     """Returns a new batch whose numeric columns are tensors; a dataset hands lists or arrays."""
     if not len(batch.get(WAVEFORM, ())):
         raise ValueError(
-            f"the batch has no {WAVEFORM}; its columns are {', '.join(batch)}. Give the dataset a transform that reads "
-            "the audio, and only one front-end."
+            f"the batch has no {WAVEFORM}; its columns are {', '.join(batch)}. Give the dataset a transform that "
+            "reads the audio, and only one front-end."
         )
     batch = {**batch, WAVEFORM: _as_waveform(batch)}
     for name, dtype in ((LABELS, torch.int64), (DEVICE_IDS, torch.int64), (TEACHER_LOGITS, torch.float32)):

@@ -106,24 +106,20 @@ class DeviceImpulseResponse:
         """
         if self.p == 0:
             return batch
-        waveform = _waveform_of(batch)
-        is_chosen = torch.rand(len(waveform)) < self.p
-        responses = torch.randint(len(self.impulse_responses), (len(waveform),))
-        is_eligible = self._is_eligible(batch)
-        if is_eligible.device.type == "cpu":
-            is_chosen &= is_eligible
-        rows = is_chosen.nonzero()[:, 0]
+        waveform = _waveform_of(batch).float()
+        rows = (torch.rand(len(waveform)) < self.p).nonzero()[:, 0]
+        responses = torch.randint(len(self.impulse_responses), (len(waveform),))[rows]
         if not len(rows):
             return batch
-        augmented = self._augment(waveform, rows, responses[rows])
-        if is_eligible.device.type != "cpu":  # the ids are not read back: that would wait for the accelerator
+        augmented = self._augment(waveform, rows, responses)
+        if self.device_ids_augmented is not None:
+            # chosen here and not before: to read the ids would be to wait for the accelerator
+            is_eligible = self._is_eligible(batch).to(waveform.device, non_blocking=True)
             augmented = torch.where(is_eligible[:, None], augmented, waveform)
         return {**batch, WAVEFORM: augmented}
 
     def _is_eligible(self, batch: dict[str, Any]) -> torch.Tensor:
-        """Returns which clips may be convolved, (B,), on the device of their ids."""
-        if self.device_ids_augmented is None:
-            return torch.ones(len(batch[WAVEFORM]), dtype=torch.bool)
+        """Returns which clips come from a device whose clips may be convolved, (B,)."""
         if DEVICE_IDS not in batch:
             raise ValueError(
                 f"the batch has no {DEVICE_IDS}, but only clips of devices {self.device_ids_augmented} may be "
@@ -136,8 +132,8 @@ class DeviceImpulseResponse:
         """Returns all clips, those of `rows` convolved with the responses of these numbers; both lie on the CPU."""
         length = _fast_length(waveform.shape[1] + self.impulse_responses.shape[1] - 1)
         bank = _bank_spectra(self.impulse_responses, length, waveform.device)
-        augmented = waveform.float().clone()
-        chunk = _CLIPS_PER_CHUNK_CPU if waveform.device.type == "cpu" else len(rows)
+        augmented = waveform.clone()
+        chunk = _CLIPS_PER_CHUNK_CPU if waveform.device.type == "cpu" else len(waveform)
         for row, response in zip(rows.split(chunk), responses.split(chunk), strict=True):
             row = row.to(waveform.device, non_blocking=True)
             response = response.to(waveform.device, non_blocking=True)

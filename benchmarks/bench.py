@@ -1,0 +1,103 @@
+"""Measures the package's speed against plain torch doing the same work, and writes the results as Markdown.
+
+python benchmarks/bench.py --clips <folder in TAU22's layout> [--impulse_responses FOLDER]
+    [--checkpoint converted model folder] --output benchmarks/RESULTS.md
+
+Without --clips it writes a tiny synthetic corpus into a temporary folder. `--device cuda` needs only torch,
+transformers and accelerate: what needs more is left out, and said so. `--seconds 0` is a quick look.
+"""
+
+import argparse
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from frontend_cases import frontend_cases
+from network_cases import evaluation_cases, training_cases
+from report import write_report
+from timing import Case, Stopwatch
+from workload import CLASSES, Workload, missing_packages, open_clips, open_responses, random_batch, read_batch
+
+PATH_ARGUMENTS = ("clips", "impulse_responses", "checkpoint")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=Path, help="folder in TAU22's layout; unset: a synthetic corpus")
+    parser.add_argument("--impulse_responses", type=Path, help="folder of wav files; unset: decaying noise")
+    parser.add_argument("--checkpoint", type=Path, help="converted model; its weights are measured as well")
+    parser.add_argument("--output", type=Path, help="Markdown file to write; unset: the screen only")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
+    parser.add_argument("--batch_size", type=int, default=64, help="clips of a batch")
+    parser.add_argument("--threads", type=int, default=2, help="torch's threads on the CPU")
+    parser.add_argument("--seconds", type=float, default=5.0, help="about how long one case is repeated")
+    return parser.parse_args()
+
+
+def build_workload(arguments: argparse.Namespace, folder: Path) -> Workload:
+    """Opens the clips and the impulse responses, or makes them up."""
+    missing, clips = missing_packages(), None
+    if missing and arguments.clips is not None:
+        raise ValueError(
+            f"--clips needs {', '.join(missing)}, which this machine lacks; install them or leave it out."
+        )
+    if missing:
+        print(f"left out for want of {', '.join(missing)}: the cases of wav files, store and workers", flush=True)
+    else:
+        clips = open_clips(arguments.clips, folder)
+    size, device = arguments.batch_size, arguments.device
+    waveform = random_batch(size) if clips is None else read_batch(clips, size)
+    return Workload(
+        device,
+        waveform.to(device),
+        labels=(torch.arange(size) % CLASSES).to(device),
+        teacher=torch.randn(size, CLASSES, generator=torch.Generator().manual_seed(0)).to(device),
+        responses=open_responses(arguments.impulse_responses),
+        folder=folder,
+        clips=clips,
+        checkpoint=arguments.checkpoint,
+    )
+
+
+def all_cases(work: Workload) -> Iterator[Case]:
+    """Yields every case that this machine can run."""
+    if work.clips is not None:
+        from data_cases import data_cases
+
+        yield from data_cases(work)
+    yield from frontend_cases(work)
+    yield from training_cases(work)
+    yield from evaluation_cases(work)
+
+
+def command_line(arguments: argparse.Namespace) -> str:
+    """Returns the command with the folders' names only."""
+    words = sys.argv[1:]
+    for name in PATH_ARGUMENTS:
+        path = getattr(arguments, name)
+        words = [path.name if path is not None and word == str(path) else word for word in words]
+    return shlex.join(["python", "benchmarks/bench.py", *words])
+
+
+def main() -> None:
+    """Measures, prints a line a case, and writes the report."""
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    watch = Stopwatch(arguments.device, arguments.seconds)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        for case in all_cases(build_workload(arguments, Path(folder))):
+            results.append(watch.measure(case))
+            print(results[-1].line(), flush=True)
+    text = write_report(results, device=arguments.device, command=command_line(arguments))
+    if arguments.output is not None:
+        arguments.output.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

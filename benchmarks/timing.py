@@ -1,0 +1,106 @@
+"""Times a piece of work in turn with the plain way of doing it, so that the drift of a shared machine cancels."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+MIN_BLOCK_SECONDS = 0.03  # calls shorter than this are timed several at a time
+MIN_REPETITIONS, MAX_REPETITIONS = 5, 60
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the results.
+
+    Args:
+        section (`str`): heading that the row stands under.
+        name (`str`): what is done.
+        clips (`int`): clips that one call works on.
+        ours (`Callable`): the package's way.
+        plain (`Callable`, *optional*): the usual way of the same work.
+        peer (`tuple[float, ...]`, *optional*): the peer's ms per clip on its machine, in parts that add up.
+        is_whole_step (`bool`, *optional*, defaults to `False`): counts for the target of the whole training step.
+    """
+
+    section: str
+    name: str
+    clips: int
+    ours: Callable[[], Any]
+    plain: Callable[[], Any] | None = None
+    peer: tuple[float, ...] = ()
+    is_whole_step: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """Milliseconds per clip of a case, medians; `ratios` are the quartiles of plain / ours within repetitions."""
+
+    case: Case
+    ours: float
+    plain: float | None
+    ratios: tuple[float, float, float] | None
+    repetitions: int
+
+    def line(self) -> str:
+        """Says the result in one line, for the screen."""
+        text = f"{self.case.section}: {self.case.name}: {1000 / self.ours:,.0f} clips/s, {self.ours:.3f} ms"
+        if self.ratios is not None:
+            low, middle, high = self.ratios
+            text += f"; plain {self.plain:.3f} ms; x {middle:.2f} ({low:.2f} to {high:.2f})"
+        return f"{text}; {self.repetitions} repetitions"
+
+
+@dataclass(frozen=True)
+class Stopwatch:
+    """Measures cases.
+
+    Args:
+        device (`torch.device`): waited for before the clock is read.
+        seconds (`float`): about how long one case may take.
+    """
+
+    device: torch.device
+    seconds: float
+
+    def measure(self, case: Case) -> Result:
+        """Times ours, plain, ours, plain ... and takes medians."""
+        works = [case.ours] if case.plain is None else [case.ours, case.plain]
+        for work in works:
+            work()  # fills caches, starts workers
+        single = [self._time(work, 1) for work in works]
+        calls = [max(1, int(MIN_BLOCK_SECONDS / seconds)) for seconds in single]
+        once = sum(seconds * count for seconds, count in zip(single, calls, strict=True))
+        repetitions = min(MAX_REPETITIONS, max(MIN_REPETITIONS, int(self.seconds / once)))
+        times = [
+            [self._time(work, count) for work, count in zip(works, calls, strict=True)] for _ in range(repetitions)
+        ]
+        return _result(case, times)
+
+    def _time(self, work: Callable[[], Any], calls: int) -> float:
+        """Seconds per call."""
+        self._wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            work()
+        self._wait()
+        return (time.perf_counter() - start) / calls
+
+    def _wait(self) -> None:
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize(self.device)
+
+
+def _result(case: Case, times: list[list[float]]) -> Result:
+    to_ms = 1000 / case.clips
+    ours = statistics.median(row[0] for row in times) * to_ms
+    if case.plain is None:
+        return Result(case, ours, None, None, len(times))
+    low, middle, high = statistics.quantiles((plain / own for own, plain in times), n=4, method="inclusive")
+    return Result(case, ours, statistics.median(row[1] for row in times) * to_ms, (low, middle, high), len(times))
+
+
+__all__ = ["Case", "Result", "Stopwatch"]

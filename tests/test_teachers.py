@@ -1,0 +1,313 @@
+"""Teacher logits are predicted once, survive a kill, and reach the student's clips only where they belong."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from predict_job import CLIPS_PER_FILE, CROPS, Stop, crops_of, frontend, predict
+from tiny_corpus import example_ids, tiny_corpus, tiny_model, tiny_store
+
+from hf_ascdistill import (
+    AscFeatureExtractor,
+    AugmentationSettings,
+    LogitsSet,
+    aligned_only,
+    attach_logits,
+    average_logits,
+    build_frontend,
+    load_prepared,
+    load_tau22,
+    predict_logits,
+    shifted_crops,
+)
+from hf_ascdistill.data.store import clip_contents
+from hf_ascdistill.transforms.frontend import AcousticFrontend
+
+JOB = Path(__file__).with_name("predict_job.py")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return tiny_store(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def crops(store):
+    return crops_of(store)
+
+
+@pytest.fixture(scope="module")
+def clips(store):
+    """The first six training clips: three recordings of two slices."""
+    return load_prepared(store)["train"].select(range(6))
+
+
+@pytest.fixture
+def model(crops):
+    return tiny_model(crops.features["labels"].names)
+
+
+@pytest.fixture(scope="module")
+def straight(crops, tmp_path_factory):
+    """Folder of a set that was predicted without an interruption, and the set."""
+    folder = tmp_path_factory.mktemp("straight")
+    return folder, predict(crops, folder, tiny_model(crops.features["labels"].names))
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def made_up(clips, seed: int = 0, **changes) -> LogitsSet:
+    """Random logits that belong to clips."""
+    names, scenes = np.array(example_ids(clips), dtype=object), tuple(clips.features["labels"].names)
+    logits = np.random.default_rng(seed).normal(0, 3, (len(clips), len(scenes))).astype(np.float32)
+    fields = {"example_ids": names, "logits": logits, "content": clip_contents(clips), "scenes": scenes}
+    return LogitsSet(**{**fields, "members": ({"name": f"teacher {seed}"},), **changes})
+
+
+def rows(logits: LogitsSet, chosen) -> dict[str, np.ndarray]:
+    return {name: getattr(logits, name)[chosen] for name in ("example_ids", "logits", "content")}
+
+
+def attached_logits(clips) -> np.ndarray:
+    return np.array(clips.with_format(None)["teacher_logits"][:], dtype=np.float32)
+
+
+def test_logits_are_those_of_a_plain_forward_pass(straight, crops, model):
+    with torch.no_grad():
+        mels = frontend().extractor.log_mel(torch.tensor(np.stack(crops[:]["waveform"])))
+        expected = model.eval()(mels).logits.numpy()
+    assert straight[1].example_ids.tolist() == example_ids(crops)
+    np.testing.assert_allclose(straight[1].logits, expected, atol=1e-5)
+    assert np.ptp(expected, axis=0).min() > 1e-3  # clips differ, else any order would do
+
+
+def test_logits_belong_to_the_clean_clip(straight, crops, model, tmp_path):
+    augmenting = build_frontend(
+        AscFeatureExtractor.from_preset("cp-mobile"), AugmentationSettings(device_generalization="fms", fms_p=1.0)
+    )
+    logits = predict_logits(
+        model.train(), crops, tmp_path, frontend=augmenting, batch_size=4, clips_per_file=CLIPS_PER_FILE
+    )
+    np.testing.assert_array_equal(logits.logits, straight[1].logits)
+
+
+def test_finished_set_is_only_read(straight, crops, model):
+    model.register_forward_hook(Stop(0, lambda: pytest.fail("predicted again")))
+    before = files_of(straight[0])
+    np.testing.assert_array_equal(predict(crops, straight[0], model).logits, straight[1].logits)
+    assert files_of(straight[0]) == before
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_interrupted_prediction_goes_on_where_it_stopped(straight, crops, model, tmp_path):
+    hook = model.register_forward_hook(Stop(5, interrupt))
+    with pytest.raises(KeyboardInterrupt):
+        predict(crops, tmp_path, model)
+    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.arrow")}
+    hook.remove()
+    assert len(finished) == 2
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    predict(crops, tmp_path, model)
+    assert len(passes) == 2 * (CROPS // CLIPS_PER_FILE - len(finished))
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert files_of(tmp_path) == files_of(straight[0])
+
+
+def test_killed_prediction_goes_on_where_it_stopped(straight, store, crops, model, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, str(JOB), str(store), str(tmp_path), "3"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
+    assert len(list(tmp_path.glob("*.arrow"))) == 1
+    (tmp_path / "logits-00001.arrow.tmp").write_bytes(b"half")  # a kill while a file is written leaves this
+    predict(crops, tmp_path, model)
+    assert files_of(tmp_path) == files_of(straight[0])
+
+
+def test_set_of_another_model_in_the_folder_raises(straight, crops):
+    other = tiny_model(crops.features["labels"].names, seed=1)
+    with pytest.raises(
+        ValueError, match=r"holds logits of asc-cp-mobile with .*'weights': '(\w+)'.* 'weights': '(?!\1)"
+    ):
+        predict(crops, straight[0], other)
+
+
+def test_set_of_another_front_end_in_the_folder_raises(straight, crops, model):
+    extractor = AscFeatureExtractor.from_preset("cp-mobile", fmax=15_000.0)
+    with pytest.raises(ValueError, match=r"'fmax': 15500.0.* asked for .*'fmax': 15000.0"):
+        predict_logits(model, crops, straight[0], frontend=AcousticFrontend(extractor), clips_per_file=CLIPS_PER_FILE)
+
+
+def test_set_of_other_clips_in_the_folder_raises(straight, crops, model):
+    with pytest.raises(ValueError, match=r"'clips': 40, 'data': '(\w+)'.* asked for .*'clips': 39, 'data': '(?!\1)"):
+        predict(crops.select(range(39)), straight[0], model)
+
+
+def test_same_clips_with_other_audio_raise(clips, tmp_path, tmp_path_factory, model):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(tiny_corpus(tmp_path_factory.getbasetemp()), corpus)
+    wavs = load_tau22(corpus)["train"].select(range(6))
+    logits = predict(wavs, tmp_path / "logits", model)
+    attach_logits(clips, logits)  # the store of the same files
+    paths = [corpus / "audio" / f"{name}.wav" for name in example_ids(wavs)[:2]]
+    shutil.copyfile(paths[1], paths[0])
+    changed = load_tau22(corpus)["train"].select(range(6))
+    with pytest.raises(
+        ValueError, match=f"other audio than the dataset.*fingerprints of 1 clips.* {paths[0].stem} is"
+    ):
+        attach_logits(changed, logits)
+    with pytest.raises(ValueError, match=r"'data': '(\w+)'.* asked for .*'data': '(?!\1)"):
+        predict(changed, tmp_path / "logits", model)
+
+
+def test_folder_that_holds_something_else_raises(crops, model, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="holds other files .notes.txt. and no logits set"):
+        predict(crops, tmp_path, model)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_model_with_other_classes_raises_and_both_sides_are_named(crops, tmp_path):
+    with pytest.raises(ValueError, match=r"the model's 2 classes are indoor, outdoor; the data's 10 are "):
+        predict(crops, tmp_path, tiny_model(["indoor", "outdoor"]))
+
+
+def test_logits_that_are_nan_are_never_written(crops, model, tmp_path):
+    torch.nn.init.constant_(next(model.parameters()), torch.nan)
+    with pytest.raises(ValueError, match=f"NaN or infinite, among them {example_ids(crops)[0]}"):
+        predict(crops, tmp_path, model)
+    assert not list(tmp_path.glob("*.arrow*"))
+
+
+def test_average_is_the_mean_of_raw_logits(golden):
+    kd = golden("kd")
+    names = np.array([f"clip-{row}" for row in range(16)], dtype=object)
+    scenes, content = tuple("abcdefghij"), np.full(16, "same", dtype=object)
+    members = [LogitsSet(names, logits, content, scenes) for logits in kd["ens_logits"]]
+    mean = average_logits(members)
+    np.testing.assert_allclose(mean.logits, kd["ens_mean"], atol=1e-5)
+    assert mean.logits.dtype == np.float32
+
+
+def test_average_joins_by_id_and_keeps_every_identity(clips):
+    first, second = made_up(clips, 0), made_up(clips, 1)
+    shuffled = LogitsSet(**rows(second, [3, 1, 5, 0, 2, 4]), scenes=second.scenes, members=second.members)
+    mean = average_logits([first, shuffled])
+    np.testing.assert_allclose(mean.logits, (first.logits + second.logits) / 2, atol=1e-6)
+    assert [member["name"] for member in mean.members] == ["teacher 0", "teacher 1"]
+
+
+def changed_content(logits: LogitsSet) -> np.ndarray:
+    content = logits.content.copy()
+    content[2] = "0" * 32
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda other: rows(other, slice(1, None)), "belong to other clips, 6 and 5"),
+        (lambda other: {"scenes": other.scenes[::-1]}, "teacher 1 have 10 classes .*those of teacher 0 are 10"),
+        (lambda other: {"content": changed_content(other)}, "teacher 1 belong to other audio than teacher 0"),
+    ],
+)
+def test_ensemble_of_sets_that_differ_raises_and_both_are_named(clips, change, message):
+    other = made_up(clips, 1)
+    with pytest.raises(ValueError, match=message):
+        average_logits([made_up(clips, 0), made_up(clips, 1, **change(other))])
+
+
+def test_ensemble_without_members_raises():
+    with pytest.raises(ValueError, match="none was given"):
+        average_logits([])
+
+
+def test_logits_of_clips_attach_to_aligned_crops(clips):
+    logits = made_up(clips)
+    aligned = aligned_only(shifted_crops(clips, hop_seconds=0.5))
+    attached = attach_logits(aligned, logits)
+    assert example_ids(attached) == example_ids(clips)
+    np.testing.assert_array_equal(attached_logits(attached), logits.logits)
+
+
+def test_logits_of_shifted_crops_attach_in_any_order(clips):
+    crops = shifted_crops(clips, hop_seconds=0.5)
+    logits = made_up(crops)
+    assert len(crops) == 9
+    shuffled = [8, 0, 3, 5, 1, 2, 7, 4, 6]
+    attached = attach_logits(crops.select(shuffled), logits)
+    np.testing.assert_array_equal(attached_logits(attached), logits.logits[shuffled])
+    assert attached[1]["example_id"] == example_ids(crops)[0]
+
+
+def test_attaching_reads_no_audio_and_keeps_the_reading(clips):
+    chosen = clips.select([4, 2])
+    attached = attach_logits(chosen, made_up(clips), allow_extra=True)
+    assert "waveform" not in attached.column_names
+    assert attached.column_names == [*clips.column_names, "teacher_logits"]
+    np.testing.assert_array_equal(attached[0]["waveform"], clips[4]["waveform"])
+    assert attached.features["labels"] == clips.features["labels"]
+
+
+def test_logits_from_folders_are_averaged(crops, straight, tmp_path):
+    other = predict(crops, tmp_path, tiny_model(crops.features["labels"].names, seed=1))
+    expected = average_logits([straight[1], other]).logits
+    attached = attach_logits(crops, [straight[0], tmp_path])
+    np.testing.assert_array_equal(attached_logits(attached), expected)
+    np.testing.assert_array_equal(attached_logits(attach_logits(crops, straight[0])), straight[1].logits)
+
+
+def test_clip_without_logits_raises(clips):
+    logits = made_up(clips)
+    few = LogitsSet(**rows(logits, slice(1, None)), scenes=logits.scenes, members=logits.members)
+    with pytest.raises(
+        ValueError, match=f"1 of 6 clips have no logits, among them {example_ids(clips)[0]}.*teacher 0 holds 5"
+    ):
+        attach_logits(clips, few)
+
+
+def test_logits_of_clips_do_not_attach_to_shifted_crops(clips):
+    with pytest.raises(ValueError, match=r"3 of 9 clips have no logits, among them .*\+500ms"):
+        attach_logits(shifted_crops(clips, hop_seconds=0.5), made_up(clips))
+
+
+def test_logits_of_other_clips_raise_unless_they_are_allowed(clips):
+    logits, some = made_up(clips), clips.select(range(1, 6))
+    with pytest.raises(
+        ValueError, match=f"teacher 0 hold 1 clips that the dataset of 5 lacks, among them {example_ids(clips)[0]}"
+    ):
+        attach_logits(some, logits)
+    np.testing.assert_array_equal(attached_logits(attach_logits(some, logits, allow_extra=True)), logits.logits[1:])
+
+
+@pytest.mark.parametrize("scenes", [tuple("abcdefghij"), ("bus", "park", "tram")])
+def test_logits_of_other_classes_raise_and_both_sides_are_named(clips, scenes):
+    logits = made_up(clips, scenes=scenes, logits=np.zeros((6, len(scenes)), np.float32))
+    with pytest.raises(
+        ValueError, match=rf"have {len(scenes)} classes \({', '.join(scenes)}\), the dataset's are 10 \("
+    ):
+        attach_logits(clips, logits)
+
+
+def test_logits_of_other_audio_raise_and_both_fingerprints_are_named(clips):
+    logits = made_up(clips)
+    content = changed_content(logits)
+    with pytest.raises(ValueError, match=f"{content[2]} in the logits and {logits.content[2]} in the dataset"):
+        attach_logits(clips, made_up(clips, content=content))
+
+
+def test_logits_attach_once(clips):
+    with pytest.raises(ValueError, match="has teacher_logits already"):
+        attach_logits(attach_logits(clips, made_up(clips)), made_up(clips))
