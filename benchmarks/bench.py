@@ -9,7 +9,6 @@ transformers and accelerate: what needs more is left out, and said so. `--second
 
 import argparse
 import shlex
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +20,9 @@ from report import write_report
 from timing import Case, Stopwatch
 from workload import CLASSES, Workload, missing_packages, open_clips, open_responses, random_batch, read_batch
 
-PATH_ARGUMENTS = ("clips", "impulse_responses", "checkpoint")
 
-
-def parse_arguments() -> argparse.Namespace:
-    """Reads the command line."""
+def build_parser() -> argparse.ArgumentParser:
+    """Describes the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, help="folder in TAU22's layout; unset: a synthetic corpus")
     parser.add_argument("--impulse_responses", type=Path, help="folder of wav files; unset: decaying noise")
@@ -35,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=64, help="clips of a batch")
     parser.add_argument("--threads", type=int, default=2, help="torch's threads on the CPU")
     parser.add_argument("--seconds", type=float, default=5.0, help="about how long one case is repeated")
-    return parser.parse_args()
+    return parser
 
 
 def build_workload(arguments: argparse.Namespace, folder: Path) -> Workload:
@@ -45,6 +42,8 @@ def build_workload(arguments: argparse.Namespace, folder: Path) -> Workload:
         raise ValueError(
             f"--clips needs {', '.join(missing)}, which this machine lacks; install them or leave it out."
         )
+    if "scipy" in missing and arguments.device.type == "cpu":
+        raise ValueError("on a CPU the plain way convolves with scipy: `pip install scipy`, or measure --device cuda.")
     if missing:
         print(f"left out for want of {', '.join(missing)}: the cases of wav files, store and workers", flush=True)
     else:
@@ -74,28 +73,31 @@ def all_cases(work: Workload) -> Iterator[Case]:
     yield from evaluation_cases(work)
 
 
-def command_line(arguments: argparse.Namespace) -> str:
-    """Returns the command with the folders' names only."""
-    words = sys.argv[1:]
-    for name in PATH_ARGUMENTS:
-        path = getattr(arguments, name)
-        words = [path.name if path is not None and word == str(path) else word for word in words]
-    return shlex.join(["python", "benchmarks/bench.py", *words])
+def command_line(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
+    """Returns the command; of folders that lie elsewhere, the names only."""
+    words = ["python", "benchmarks/bench.py"]
+    for name, value in vars(arguments).items():
+        if value != parser.get_default(name):
+            is_elsewhere = isinstance(value, Path) and (value.is_absolute() or ".." in value.parts)
+            words += [f"--{name}", value.name if is_elsewhere else str(value)]
+    return shlex.join(words)
 
 
 def main() -> None:
     """Measures, prints a line a case, and writes the report."""
-    arguments = parse_arguments()
+    parser = build_parser()
+    arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     watch = Stopwatch(arguments.device, arguments.seconds)
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for case in all_cases(build_workload(arguments, Path(folder))):
+        work = build_workload(arguments, Path(folder))
+        for case in all_cases(work):
             results.append(watch.measure(case))
             print(results[-1].line(), flush=True)
-    text = write_report(results, device=arguments.device, command=command_line(arguments))
     if arguments.output is not None:
+        text = write_report(results, work, command=command_line(parser, arguments))
         arguments.output.write_text(text, encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from frontend_cases import our_frontend, plain_augmentation, plain_mel
+from frontend_cases import SETTINGS, our_frontend, plain_augmentation, plain_mel
 from plain import Collate, SavedClips, read_clip
 from timing import Case
 from torch.utils.data import DataLoader
@@ -26,7 +26,6 @@ from hf_ascdistill import (
 from hf_ascdistill.data.collator import collate_clips
 
 SECTION = "Data"
-ROLL, DIR_P = 4000, 0.6
 RESAMPLERS_AGREE = 1e-2  # relative L2 below PASSED_HERTZ; scipy's filter ripples by that
 PASSED_HERTZ = 13_000
 PEER_LOAD, PEER_ITEM_CACHED = 2.3, 2.3  # ms per clip
@@ -73,7 +72,7 @@ def _store_cases(work: Workload, store: Any, saved: SavedClips) -> Iterator[Case
         _pass(DataLoader(store, len(work.waveform), collate_fn=collate_clips)),
         _pass(DataLoader(saved, len(work.waveform))),
     )
-    transforms = DeviceImpulseResponse(work.responses, DIR_P), TimeRoll(ROLL)
+    transforms = DeviceImpulseResponse(work.responses, SETTINGS.dir_p), TimeRoll(SETTINGS.roll_max_shift)
     augmentation = plain_augmentation(work, "cpu")
     yield Case(
         SECTION,

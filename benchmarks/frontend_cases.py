@@ -151,7 +151,7 @@ def _check_seat(work: Workload, extractor: AscFeatureExtractor) -> None:
 
 __all__ = [
     "ARCHITECTURES",
-    "MEL_TOLERANCE",
+    "SETTINGS",
     "frontend_cases",
     "our_frontend",
     "plain_augmentation",

@@ -9,7 +9,7 @@ from plain import Trainer, normalise
 from timing import Case
 from torch import nn
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
-from workload import CLASSES, SAMPLING_RATE, Workload, check_close
+from workload import CLASSES, SAMPLING_RATE, Workload, check_close, exact_convolutions
 
 from hf_ascdistill import (
     AcousticFrontend,
@@ -73,22 +73,25 @@ def training_cases(work: Workload) -> Iterator[Case]:
         yield _whole_step_case(work, architecture, name=f"{name}-128K", peer=peer)
     if work.checkpoint is not None:
         model, extractor = load_checkpoint(work)
-        yield _mel_step_case(work, model, extractor, title=f"{_title(model)}, trained", peer=_peer_trained(model))
+        yield _mel_step_case(work, model, extractor, title=_title(model), peer=_peer_trained(model))
 
 
 def evaluation_cases(work: Workload) -> Iterator[Case]:
-    """Yields mel and network in batches, and clip by clip."""
-    for architecture, name in ARCHITECTURES.items():
-        model, extractor = fresh_model(architecture), AscFeatureExtractor.from_preset(architecture)
-        yield _batch_case(work, model, extractor, title=f"{name}-128K", peer=(PEER_EVALUATION[architecture],))
-    for architecture, name in ARCHITECTURES.items():
-        model, extractor = fresh_model(architecture), AscFeatureExtractor.from_preset(architecture)
-        yield _latency_case(work, model, extractor, title=f"{name}-128K", peer=(PEER_LATENCY[architecture],))
+    """Yields mel and network in batches and clip by clip, the model as it is loaded or as the trainer holds it."""
+    candidates = [
+        (fresh_model(architecture), AscFeatureExtractor.from_preset(architecture), f"{name}-128K")
+        for architecture, name in ARCHITECTURES.items()
+    ]
     if work.checkpoint is not None:
         model, extractor = load_checkpoint(work)
-        title, architecture = f"{_title(model)}, trained", _architecture(model)
-        yield _batch_case(work, model, extractor, title=title, peer=(PEER_EVALUATION[architecture],))
-        yield _latency_case(work, model, extractor, title=title, peer=(PEER_LATENCY[architecture],))
+        candidates.append((model, extractor, _title(model)))
+    for model, extractor, title in candidates:
+        peer = (PEER_EVALUATION[_architecture(model)],)
+        yield _batch_case(work, model, extractor, title=title, peer=peer)
+        in_trainer = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        yield _batch_case(work, in_trainer, extractor, title=f"{title}, channels_last", peer=peer)
+    for model, extractor, title in candidates:
+        yield _latency_case(work, model, extractor, title=title, peer=(PEER_LATENCY[_architecture(model)],))
 
 
 def fresh_model(architecture: str) -> nn.Module:
@@ -113,7 +116,7 @@ def _architecture(model: nn.Module) -> str:
 
 
 def _title(model: nn.Module) -> str:
-    return f"{ARCHITECTURES[_architecture(model)]} of {round(model.num_parameters(), -3) // 1000}K"
+    return f"{ARCHITECTURES[_architecture(model)]}, checkpoint's weights"
 
 
 def _peer_trained(model: nn.Module) -> tuple[float, ...]:
@@ -126,7 +129,8 @@ def _mel_step_case(
     mels = extractor.log_mel(work.waveform)
     targets = {"labels": work.labels, "teacher_logits": work.teacher}
     ours, plain = _loops(work, model, AcousticFrontend(extractor))
-    _check_step(ours, plain, {"input_values": mels, **targets})
+    with exact_convolutions():
+        _check_step(ours, plain, {"input_values": mels, **targets})
     return Case(
         TRAINING,
         f"step on mels, {title}, batch {len(mels)}",
@@ -181,7 +185,8 @@ def _batch_case(
     def ours() -> torch.Tensor:
         return model(frontend({"waveform": work.waveform})["input_values"]).logits
 
-    check_close(f"logits, {title}", ours(), plain(work.waveform), tolerance=LOGIT_TOLERANCE)
+    with exact_convolutions():
+        check_close(f"logits, {title}", ours(), plain(work.waveform), tolerance=LOGIT_TOLERANCE)
     batch_size = len(work.waveform)
     name = f"mel and network, {title}, batch {batch_size}"
     return Case(EVALUATION, name, batch_size, ours, lambda: plain(work.waveform), peer)
@@ -198,7 +203,8 @@ def _latency_case(
         inputs = extractor(clip, sampling_rate=SAMPLING_RATE, return_tensors="pt", device=work.device)
         return model(**inputs).logits
 
-    check_close(f"logits of one clip, {title}", ours(), plain(clip), tolerance=LOGIT_TOLERANCE)
+    with exact_convolutions():
+        check_close(f"logits of one clip, {title}", ours(), plain(clip), tolerance=LOGIT_TOLERANCE)
     return Case(EVALUATION, f"latency: mel and network, {title}, batch 1", 1, ours, lambda: plain(clip), peer)
 
 
@@ -206,7 +212,7 @@ def _plain_evaluation(
     work: Workload, model: nn.Module, extractor: AscFeatureExtractor
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Returns waveform to logits the plain way; its mel bank, which never changes here, is built once."""
-    mel, model = plain_mel(extractor), copy.deepcopy(model)
+    mel, model = plain_mel(extractor), copy.deepcopy(model).to(memory_format=torch.contiguous_format)
     bank = mel.bank(extractor.fmax, work.device)
 
     @torch.no_grad()

@@ -1,5 +1,7 @@
 """What the benchmarks work on: clips of a corpus or random ones, impulse responses; and the check before the clock."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,11 +101,24 @@ def check_close(what: str, ours: torch.Tensor, plain: torch.Tensor, *, tolerance
         raise RuntimeError(f"{what}: ours and plain differ by {difference:.2e}; expected at most {tolerance:.0e}.")
 
 
+@contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Keeps convolutions of an NVIDIA GPU in float32 where it would round to TF32: for a check, not for the clock."""
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    try:
+        convolutions.fp32_precision = "ieee"
+        yield
+    finally:
+        convolutions.fp32_precision = before
+
+
 __all__ = [
     "CLASSES",
     "SAMPLING_RATE",
     "Workload",
     "check_close",
+    "exact_convolutions",
     "missing_packages",
     "open_clips",
     "open_responses",

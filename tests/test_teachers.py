@@ -292,6 +292,14 @@ def test_logits_of_other_clips_raise_unless_they_are_allowed(clips):
     np.testing.assert_array_equal(attached_logits(attach_logits(some, logits, allow_extra=True)), logits.logits[1:])
 
 
+def test_logits_of_all_crops_attach_to_the_crops_of_some_clips(clips):
+    logits = made_up(shifted_crops(clips, hop_seconds=0.5))
+    crops = shifted_crops(clips.select([0, 1, 4]), hop_seconds=0.5)  # both slices of one recording, one of another
+    attached = attach_logits(crops, logits, allow_extra=True)
+    assert len(attached) == 4
+    np.testing.assert_array_equal(attached_logits(attached), logits.ordered_as(example_ids(crops)).logits)
+
+
 @pytest.mark.parametrize("scenes", [tuple("abcdefghij"), ("bus", "park", "tram")])
 def test_logits_of_other_classes_raise_and_both_sides_are_named(clips, scenes):
     logits = made_up(clips, scenes=scenes, logits=np.zeros((6, len(scenes)), np.float32))

@@ -36,7 +36,7 @@ class SceneEvaluation:
         """Reads the names from the splits `train` and `evaluate`; groups follow what was trained on."""
         features = data["evaluate"].features
         devices = tuple(features[DEVICE_IDS].names)
-        trained = {devices[index] for index in set(data["train"].with_format(None)[DEVICE_IDS])}
+        trained = {devices[index] for index in set(data["train"].with_format(None)[DEVICE_IDS][:])}
         return cls(tuple(features[LABELS].names), devices, device_groups(trained, devices))
 
     def __call__(self, prediction: EvalPrediction) -> dict[str, float]:

@@ -6,8 +6,7 @@ from datasets import Dataset
 from small_corpus import CLIPS, META, SLICES, meta_row, noise, write_table
 
 from hf_ascdistill.data.crops import aligned_only, shifted_crops
-from hf_ascdistill.data.index import rows_of
-from hf_ascdistill.data.split_csv import is_repeated
+from hf_ascdistill.data.index import is_repeated, rows_of
 from hf_ascdistill.data.store import clip_contents, data_fingerprint, load_prepared, prepare_recordings
 from hf_ascdistill.data.tau22 import load_tau22
 

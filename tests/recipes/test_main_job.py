@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hf_ascdistill import load_logits
@@ -54,10 +56,6 @@ def results_of(folder: Path) -> dict:
 
 def weights_of(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -110,6 +108,16 @@ def test_finished_training_is_not_repeated(job, run_recipe, teacher_job, monkeyp
     assert results_of(job / "teacher")["complexity"]["verdict"] in capsys.readouterr().out
 
 
+def test_training_that_was_killed_after_its_last_epoch_is_finished(job, run_recipe, teacher_job, tmp_path):
+    folder = tmp_path / "teacher"
+    shutil.copytree(job / "teacher", folder)
+    for name in ("results.json", "model.safetensors", "devices.png"):
+        (folder / name).unlink()
+    run_recipe("train_teacher", *teacher_job, "--output_dir", folder)
+    assert weights_of(folder) == weights_of(job / "teacher")
+    assert results_of(folder) == results_of(job / "teacher")
+
+
 def test_other_setting_in_a_finished_folder_raises(job, run_recipe, teacher_job):
     with pytest.raises(ValueError, match="fms_p was 0.8, now 0.1"):
         run_recipe("train_teacher", *teacher_job, "--fms_p", 0.1, "--output_dir", job / "teacher")
@@ -120,25 +128,28 @@ def test_folder_of_another_recipe_raises(job, run_recipe, student_job, teacher_j
         run_recipe("train_teacher", *student_job[:-2], "--output_dir", job / "student")
 
 
-def launch(launcher: list[str], recipe: str, *arguments, environment) -> subprocess.CompletedProcess:
+def launch_two(recipe: str, *arguments) -> str:
+    """Runs a recipe in two processes of one thread each; returns what it prints."""
+    launcher = [*LAUNCH.split(), "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     command = [sys.executable, *launcher, str(RECIPES / f"{recipe}.py"), *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-12_000:]
-    return done
+    return done.stdout
 
 
 @pytest.mark.dist
-def test_two_processes_do_the_whole_job(store, teacher_job, training, run_recipe, evaluate, environment, tmp_path):
-    two = [*LAUNCH.split(), "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+def test_two_processes_do_the_whole_job(store, teacher_job, training, run_recipe, evaluate, tmp_path):
     teacher, logits, student = (tmp_path / name for name in ("teacher", "logits", "student"))
-    done = launch(two, "train_teacher", *teacher_job, "--output_dir", teacher, environment=environment)
-    assert done.stdout.count("pictures:") == 1  # the main process alone reports
+    printed = launch_two("train_teacher", *teacher_job, "--output_dir", teacher)
+    assert printed.count("pictures:") == 1  # the main process alone reports
     caching = ["--data", store, "--crop_hop", 0.5, "--model", teacher, "--clips_per_file", 32, "--use_cpu"]
-    launch(two, "cache_logits", *caching, "--output", logits, environment=environment)
-    run_recipe("cache_logits", *caching, "--output", tmp_path / "logits of one process")
-    assert files_of(logits) == files_of(tmp_path / "logits of one process")
+    launch_two("cache_logits", *caching, "--output", logits)
+    run_recipe("cache_logits", *caching, "--output", tmp_path / "of-one-process")
+    two, one = load_logits(logits), load_logits(tmp_path / "of-one-process")
+    assert two.example_ids.tolist() == one.example_ids.tolist()
+    np.testing.assert_allclose(two.logits, one.logits, atol=1e-4)
     distilling = ["--config", CONFIGS / "student.yaml", *training, "--teacher_logits", logits]
-    launch(two, "distill", *distilling, "--output_dir", student, environment=environment)
+    launch_two("distill", *distilling, "--output_dir", student)
     for folder in (teacher, student):
         assert results_of(folder)["configuration"]["world_size"] == 2
         metrics, last = evaluate(folder), results_of(folder)["epochs"][-1]

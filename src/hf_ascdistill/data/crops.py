@@ -8,8 +8,7 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from .columns import CONTENT, EXAMPLE_ID, LENGTH, PATH, SAMPLING_RATE, START, TEACHER_LOGITS
-from .index import Runs, gap_free_runs, read_like, rows_of
-from .split_csv import CROP_SUFFIX
+from .index import CROP_SUFFIX, Runs, gap_free_runs, rows_of, with_rows
 
 SAMPLES_PER_MS = SAMPLING_RATE // 1000
 BEGINS_INSIDE = CROP_SUFFIX.replace(r"\d+", r"0*[1-9]\d*")  # an offset other than 0
@@ -53,7 +52,7 @@ def shifted_crops(dataset: Dataset, *, hop_seconds: float = 0.5, length_seconds:
         columns[PATH] = pc.if_else(is_whole, clips[PATH].take(row), None)
     if CONTENT in clips.column_names:
         columns[CONTENT] = _crop_contents(clips, runs, row, offset, length=length)
-    return read_like(Dataset(_with_columns(clips.take(row), columns)), dataset)
+    return with_rows(dataset, _with_columns(clips.take(row), columns))
 
 
 def _samples(name: str, seconds: float) -> int:
@@ -121,8 +120,8 @@ def aligned_only(dataset: Dataset) -> Dataset:
     Args:
         dataset (`Dataset`): crops or clips.
     """
-    begins_inside = pc.match_substring_regex(rows_of(dataset)[EXAMPLE_ID], BEGINS_INSIDE)
-    return dataset.select(np.flatnonzero(~np.asarray(begins_inside)))
+    rows = rows_of(dataset)
+    return with_rows(dataset, rows.filter(pc.invert(pc.match_substring_regex(rows[EXAMPLE_ID], BEGINS_INSIDE))))
 
 
 __all__ = ["aligned_only", "shifted_crops"]

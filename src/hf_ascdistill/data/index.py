@@ -1,4 +1,4 @@
-"""The index dataset: rows that say where each clip lies in a recording, and the gap-free runs that its clips form."""
+"""The index dataset: rows that name clips and say where each lies in a recording, and the runs that they form."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ from .columns import (
 )
 
 LOCATION_COLUMNS = (RECORDING, START, LENGTH, PATH, CONTENT)  # what a row does not yield
+CROP_SUFFIX = r"\+(\d+)ms$"  # of the example_id of a shifted crop
 
 
 def index_features(scenes: Sequence[str], devices: Sequence[str]) -> Features:
@@ -55,6 +56,14 @@ def rows_of(dataset: Dataset) -> pa.Table:
     return table.replace_schema_metadata(dataset.features.arrow_schema.metadata).combine_chunks()
 
 
+def is_repeated(values: pa.Array) -> np.ndarray:
+    """Marks the values that stood before."""
+    codes = values.dictionary_encode().indices.to_numpy()
+    repeated = np.ones(len(codes), dtype=bool)
+    repeated[np.unique(codes, return_index=True)[1]] = False
+    return repeated
+
+
 def read_like(rows: Dataset, dataset: Dataset) -> Dataset:
     """Returns rows that are read as those of another dataset are, by its transform.
 
@@ -62,6 +71,11 @@ def read_like(rows: Dataset, dataset: Dataset) -> Dataset:
     `read_like(dataset.with_format(None).add_column(name, values), dataset)`.
     """
     return rows.with_format(dataset.format["type"], **dataset.format["format_kwargs"])
+
+
+def with_rows(dataset: Dataset, rows: pa.Table) -> Dataset:
+    """Returns a dataset of other rows, read as `dataset` is; unlike a selection it needs no list of indices."""
+    return read_like(Dataset(rows, split=dataset.split), dataset)
 
 
 def with_waveforms(batch: dict[str, list[Any]], waveforms: list[np.ndarray]) -> dict[str, list[Any]]:
@@ -115,4 +129,14 @@ def gap_free_runs(table: pa.Table) -> Runs:
     return Runs(order, np.flatnonzero(np.append(True, ~same | (gap > 0))))
 
 
-__all__ = ["Runs", "gap_free_runs", "index_features", "read_like", "rows_of", "with_waveforms"]
+__all__ = [
+    "CROP_SUFFIX",
+    "Runs",
+    "gap_free_runs",
+    "index_features",
+    "is_repeated",
+    "read_like",
+    "rows_of",
+    "with_rows",
+    "with_waveforms",
+]

@@ -194,14 +194,19 @@ def write_shards(
         RuntimeError: a process was killed.
     """
     if num_proc == 1:
-        return [_told(progress, shard, writer(shard)) for shard in shards]
+        names = []
+        for shard in shards:
+            names.append(writer(shard))
+            progress(len(shard.clips))
+        return names
     # Forked workers start at once and need no `if __name__ == "__main__"` in the caller's script. They read, resample
     # and write files, and touch neither torch nor any lock of the parent.
     pool = ProcessPoolExecutor(num_proc, get_context("fork"), _start_worker, (writer, os.getpid()))
     try:
         futures = {pool.submit(_write_in_worker, shard): shard for shard in shards}
         for future in as_completed(futures):
-            _told(progress, futures[future], future.result())
+            future.result()  # raises what the worker raised
+            progress(len(futures[future].clips))
         return [future.result() for future in futures]
     except BrokenProcessPool as error:
         raise RuntimeError(
@@ -210,11 +215,6 @@ def write_shards(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _told(progress: Callable[[int], object], shard: Shard, name: str) -> str:
-    progress(len(shard.clips))
-    return name
 
 
 _worker_writer: ShardWriter | None = None  # of a forked worker; its source may be too large to send with every shard

@@ -11,8 +11,7 @@ from datasets import Dataset
 
 from .audio import Sound
 from .columns import EXAMPLE_ID, LENGTH, PATH, RECORDING, START
-from .index import rows_of
-from .split_csv import CROP_SUFFIX, is_repeated
+from .index import CROP_SUFFIX, is_repeated, rows_of
 
 
 class ClipSource(Protocol):

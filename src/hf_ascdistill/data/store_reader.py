@@ -147,6 +147,10 @@ def read_arrow(path: Path) -> pa.Table:
 def load_prepared(path: str | Path) -> DatasetDict:
     """Opens a store written by `prepare` or `prepare_recordings`. Its audio stays on disk, memory-mapped.
 
+    A store is a folder with `shard-*.arrow` (the audio: gap-free runs of recordings, int16 with one scale each),
+    `runs-*.arrow` (where each run lies), `index-*.arrow` (the rows of all splits), and `store.json`, which names them
+    and was written last. It may be moved and copied.
+
     Args:
         path (`str | Path`): folder of the store.
 

@@ -21,8 +21,8 @@ from .columns import (
     SAMPLING_RATE,
     START,
 )
-from .index import index_features, rows_of
-from .split_csv import DEVICE, FILENAME, IDENTIFIER, SCENE, CsvTable, clip_names, read_table
+from .csv_tables import DEVICE, FILENAME, IDENTIFIER, SCENE, CsvTable, clip_names, read_table
+from .index import index_features, rows_of, with_rows
 from .wav_reader import ReadWavFiles
 
 logger = logging.get_logger(__name__)
@@ -222,7 +222,7 @@ def select_listed(dataset: Dataset, csv_path: str | Path) -> Dataset:
     listed.refuse(pc.invert(is_there), "{filename} is not in the dataset; select from the split that holds it.")
     is_whole = pc.is_in(recordings, value_set=names)  # files that are recordings of their own
     in_slices = np.all([pc.is_in(slices, value_set=listed_slices) for slices in touched], axis=0)
-    return dataset.select(np.flatnonzero(np.asarray(is_whole) | in_slices))
+    return with_rows(dataset, table.filter(np.asarray(is_whole) | in_slices))
 
 
 def _touched_slices(recordings: pa.Array, start: np.ndarray, length: np.ndarray) -> list[pa.Array]:

@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
+from .index import CROP_SUFFIX, is_repeated
+
 FILENAME, SCENE, IDENTIFIER, DEVICE = "filename", "scene_label", "identifier", "source_label"
 FIRST_LINE = 2  # of the rows, below the header
 OUTSIDE_THE_CORPUS = r"^[/\\]|^[A-Za-z]:|(^|[/\\])\.\.([/\\]|$)"
-CROP_SUFFIX = r"\+(\d+)ms$"  # of the example_id of a shifted crop
 
 
 @dataclass(frozen=True)
@@ -103,22 +104,4 @@ def clip_names(table: CsvTable) -> pa.Array:
     return pc.replace_substring_regex(pc.replace_substring_regex(table[FILENAME], r"^.*/", ""), r"\.[^.]*$", "")
 
 
-def is_repeated(values: pa.Array) -> np.ndarray:
-    """Marks the values that stood before."""
-    codes = values.dictionary_encode().indices.to_numpy()
-    repeated = np.ones(len(codes), dtype=bool)
-    repeated[np.unique(codes, return_index=True)[1]] = False
-    return repeated
-
-
-__all__ = [
-    "CROP_SUFFIX",
-    "DEVICE",
-    "FILENAME",
-    "IDENTIFIER",
-    "SCENE",
-    "CsvTable",
-    "clip_names",
-    "is_repeated",
-    "read_table",
-]
+__all__ = ["DEVICE", "FILENAME", "IDENTIFIER", "SCENE", "CsvTable", "clip_names", "read_table"]
