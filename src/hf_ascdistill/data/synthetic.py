@@ -50,8 +50,8 @@ class SyntheticSettings:
         default=0.0733,
         metadata={"help": "Share of the training segments that b, c, s1, s2, s3 record, each; TAU22: 7490 of 102150."},
     )
-    location_spread: float = field(default=0.8, metadata={"help": "How far places differ from their scene's sound."})
-    bleed_share: float = field(default=0.4, metadata={"help": "Share of the segments with a second scene audible."})
+    location_spread: float = field(default=0.7, metadata={"help": "How far places differ from their scene's sound."})
+    bleed_share: float = field(default=0.3, metadata={"help": "Share of the segments with a second scene audible."})
     device_strength: float = field(default=0.8, metadata={"help": "Scales the devices' frequency responses in dB."})
     level_db: float = field(default=-26.0, metadata={"help": "Mean level of a segment, dB against full scale."})
     level_spread_db: float = field(default=4.0, metadata={"help": "Standard deviation of the segments' level in dB."})
