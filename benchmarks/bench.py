@@ -4,7 +4,8 @@ python benchmarks/bench.py --clips <folder in TAU22's layout> [--impulse_respons
     [--checkpoint converted model folder] --output benchmarks/RESULTS.md
 
 Without --clips it writes a tiny synthetic corpus into a temporary folder. `--device cuda` needs only torch,
-transformers and accelerate: what needs more is left out, and said so. `--seconds 0` is a quick look.
+transformers and accelerate: what needs more is left out, and said so. `--seconds 0` is a quick look. Measure on idle
+cores: where others work on them too, torch's waiting threads spin, unless OMP_WAIT_POLICY=PASSIVE is set.
 """
 
 import argparse

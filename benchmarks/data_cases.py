@@ -45,7 +45,10 @@ def data_cases(work: Workload) -> Iterator[Case]:
     )
     saved = work.folder / "saved"
     plain = _writer(saved, lambda: _save_clips(paths, saved))
-    for processes, name in ((1, "prepare into the store, one process"), (None, "prepare, a process per core")):
+    for processes, name in (
+        (1, "prepare into the store, one process"),
+        (None, "prepare, a process per core, their start included"),
+    ):
         store = work.folder / f"store-{processes}"
         ours = _writer(store, lambda store=store, processes=processes: _prepare(work, store, processes))
         yield Case(SECTION, name, len(paths), ours, plain, (PEER_LOAD,))

@@ -16,6 +16,7 @@ from workload import Workload
 PACKAGES = ("torch", "transformers", "datasets", "accelerate", "numpy", "scipy", "soundfile", "soxr")
 HEADER = """| work | clips/s | ms a clip | plain, ms | times plain (quartiles) | peer, ms | times peer |
 |---|---|---|---|---|---|---|"""
+WAIT_POLICY = "OMP_WAIT_POLICY"  # whether waiting threads spin, which costs much where cores are shared
 PEER_BATCH_SIZE = 64  # on a CPU
 TARGET = 2.0  # whole training step against plain torch
 INTRODUCTION = """\
@@ -72,7 +73,7 @@ def _setting(work: Workload, command: str) -> str:
 | | |
 |---|---|
 | machine | {_machine(work.device)} |
-| threads | {torch.get_num_threads()} |
+| threads | {torch.get_num_threads()}, {WAIT_POLICY}={os.environ.get(WAIT_POLICY, "unset")} |
 | versions | Python {platform.python_version()}, {_versions()} |
 | clips | {clips} |
 | impulse responses | {count}, the longest of {taps:,} taps |

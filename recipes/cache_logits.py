@@ -34,7 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     arguments, data_args = parse_recipe(CacheArguments, DataArguments, argv=argv, description=__doc__)
     if arguments.use_cpu:
         PartialState(cpu=True)
-    clips = load_training_data(data_args)[arguments.split]
+    data = load_training_data(data_args)
+    if arguments.split not in data:
+        raise ValueError(f"{data_args.data} has no split {arguments.split!r}; expected one of {', '.join(data)}.")
+    clips = data[arguments.split]
     model, extractor = load_classifier(arguments.model, clips.features["labels"].names)
     logits = predict_logits(
         model,

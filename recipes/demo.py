@@ -40,13 +40,14 @@ def main(argv: list[str] | None = None) -> None:
     write_synthetic_corpus(corpus, seed=arguments.seed)
     run("prepare_data.py", "--data", corpus, "--output", store)
 
-    common = ["--data", store, "--seed", arguments.seed]
+    crops = ["--data", store, "--crop_hop", 0.5]
+    common = [*crops, "--seed", arguments.seed]
     if arguments.num_train_epochs is not None:
         common += ["--num_train_epochs", arguments.num_train_epochs]
     teacher_config = ["--config", CONFIGS / "cpr_128k.yaml", CONFIGS / "demo.yaml"]
     student_config = ["--config", CONFIGS / "student.yaml", CONFIGS / "demo.yaml"]
     run("train_teacher.py", *teacher_config, *common, "--output_dir", teacher)
-    run("cache_logits.py", "--model", teacher, "--data", store, "--output", logits)
+    run("cache_logits.py", *crops, "--model", teacher, "--output", logits)
     run("distill.py", *student_config, *common, "--teacher_logits", logits, "--output_dir", distilled)
     run("train_teacher.py", *student_config, *common, "--output_dir", alone)
 

@@ -6,6 +6,8 @@ python recipes/evaluate_run.py --model runs/student-cpr-128k-dirfms-s0 --data pr
 import json
 from dataclasses import dataclass, field
 
+from accelerate import PartialState
+
 from hf_ascdistill import (
     AcousticFrontend,
     aligned_only,
@@ -38,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         clips = shifted_crops(clips, hop_seconds=arguments.crop_hop)
         clips = aligned_only(clips) if arguments.aligned else clips
     model, extractor = load_classifier(arguments.model, clips.features["labels"].names)
+    model.to(PartialState().device)
     metrics = evaluate_clips(model, clips, frontend=AcousticFrontend(extractor), batch_size=arguments.batch_size)
     print(json.dumps(metrics, indent=1) if arguments.json else metrics_table(metrics))
 

@@ -17,7 +17,7 @@ SHARED_VARIABLE = "ASCDISTILL_SHARED"
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 # Sums depend on the number of threads in their last bits: the same number on every machine.
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 @pytest.fixture(scope="session")

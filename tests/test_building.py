@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from datasets import Dataset
 from test_teachers import made_up
 from tiny_corpus import tiny_corpus, tiny_model, tiny_store
 
@@ -24,6 +25,7 @@ from hf_ascdistill import (
     build_training_frontend,
     load_classifier,
     load_training_data,
+    prepare_recordings,
 )
 from hf_ascdistill.building import ConciseProgress
 from hf_ascdistill.data.logits import FORMAT, MANIFEST_NAME, write_json, write_logits_file
@@ -51,6 +53,30 @@ def test_training_clips_become_crops_and_evaluation_clips_stay(store, data):
     cut = load_training_data(DataArguments(str(store), crop_hop=0.5))
     assert (len(data["train"]), len(cut["train"])) == (60, 90)
     assert (len(data["evaluate"]), len(cut["evaluate"])) == (30, 30)
+
+
+@pytest.fixture(scope="module")
+def own_recordings(tmp_path_factory):
+    """A store of recordings that last 2 and 2.5 s, as a visitor's own may."""
+    noise = np.random.default_rng(0).normal(0, 0.1, (2, 80_000)).astype(np.float32)
+    rows = [{"audio": {"array": noise[0][:64_000], "sampling_rate": 32_000}, "label": "bus", "device": "a"}]
+    rows += [{"audio": {"array": noise[1], "sampling_rate": 32_000}, "label": "park", "device": "b"}]
+    folder = tmp_path_factory.mktemp("own") / "store"
+    prepare_recordings(
+        {split: Dataset.from_list(rows) for split in ("train", "evaluate")}, folder, id_column=None, num_proc=1
+    )
+    return folder
+
+
+def test_longer_evaluation_recordings_become_clips_of_one_second(own_recordings):
+    cut = load_training_data(DataArguments(str(own_recordings), crop_hop=0.5))
+    assert {len(row["waveform"]) for split in cut.values() for row in split} == {32_000}
+    assert (len(cut["train"]), len(cut["evaluate"])) == (3 + 4, 2 + 2)
+
+
+def test_clips_of_several_lengths_raise_before_training(own_recordings):
+    with pytest.raises(ValueError, match=r"clips of train .* last 2 to 2.5 s; .* --crop_hop"):
+        load_training_data(DataArguments(str(own_recordings)))
 
 
 def test_train_list_is_cut_into_crops_too(store, tmp_path, tmp_path_factory):

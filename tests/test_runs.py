@@ -104,6 +104,12 @@ def test_settings_that_change_no_number_may_differ(tmp_path):
     open_run(arguments(tmp_path, save_total_limit=9, per_device_eval_batch_size=3), DataArguments("corpus"))
 
 
+def test_run_without_evaluation_stops_before_it_trains(tmp_path):
+    with pytest.raises(ValueError, match="eval_strategy is no"):
+        open_run(arguments(tmp_path / "run", eval_strategy="no"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_missing_matplotlib_stops_a_run_before_it_trains(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"hf_ascdistill\[plot\]"):

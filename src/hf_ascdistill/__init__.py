@@ -24,7 +24,7 @@ _PUBLIC_NAMES = {
     "data.logits": ("LogitsSet", "load_logits"),
     "data.collator": ("collate_clips",),
     "data.impulse_responses": ("default_impulse_responses", "load_impulse_responses"),
-    "data.synthetic": ("write_synthetic_corpus",),
+    "data.synthetic": ("SyntheticSettings", "write_synthetic_corpus"),
     "transforms.waveform": ("DeviceImpulseResponse", "TimeRoll"),
     "transforms.spectrogram": ("FreqMixStyle", "SpectrogramMask"),
     "transforms.frontend": ("AcousticFrontend", "AugmentationSettings", "build_frontend", "with_frontend"),

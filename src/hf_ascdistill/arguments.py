@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -141,6 +142,9 @@ class DistillationTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "hide NaN losses from the log"})
     max_grad_norm: float = field(default=0.0, metadata={"help": "gradient clipping; 0: none, as in the paper"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "must stay False: the front-end needs them"})
+    dataloader_pin_memory: bool = field(
+        default_factory=torch.accelerator.is_available, metadata={"help": "pin batches; only an accelerator needs it"}
+    )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "search for parameters without gradient; none of our networks has any"}
     )

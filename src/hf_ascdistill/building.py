@@ -15,9 +15,11 @@ from .arguments import (
     ModelArguments,
     TeacherArguments,
 )
+from .data.columns import LENGTH, SAMPLING_RATE
 from .data.corpus import load_corpus
 from .data.crops import shifted_crops
 from .data.impulse_responses import default_impulse_responses, load_impulse_responses
+from .data.index import rows_of
 from .evaluation import SceneEvaluation
 from .models import (
     AscFeatureExtractor,
@@ -43,11 +45,24 @@ def load_training_data(arguments: DataArguments):
         arguments ([`DataArguments`]): where the data are and how they are cut.
 
     Returns:
-        `datasets.DatasetDict`: `train` and `evaluate`.
+        `datasets.DatasetDict`: `train` and `evaluate`. With a `crop_hop`, training is cut into 1-s crops every so many
+        seconds, and evaluation recordings that are longer than 1 s into 1-s clips that do not overlap.
+
+    Raises:
+        ValueError: there is no `crop_hop` and the clips of a split differ in length.
     """
     data = load_corpus(arguments.data, train_list=arguments.train_list)
+    lengths = {split: set(rows_of(clips)[LENGTH].to_pylist()) for split, clips in data.items()}
     if arguments.crop_hop is not None:
         data["train"] = shifted_crops(data["train"], hop_seconds=arguments.crop_hop)
+        if lengths["evaluate"] != {SAMPLING_RATE}:
+            data["evaluate"] = shifted_crops(data["evaluate"], hop_seconds=1.0)
+    for split in () if arguments.crop_hop is not None else data:
+        if len(lengths[split]) > 1:
+            raise ValueError(
+                f"the clips of {split} in {arguments.data} last {min(lengths[split]) / SAMPLING_RATE:g} to "
+                f"{max(lengths[split]) / SAMPLING_RATE:g} s; a batch needs one length: cut them with --crop_hop 0.5."
+            )
     return data
 
 

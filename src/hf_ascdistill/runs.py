@@ -21,6 +21,7 @@ from .trainer import DistillationTrainer
 
 CONFIGURATION_NAME = "configuration.json"
 RESULTS_NAME = "results.json"
+CURVE_NAME = "training_curve.png"
 # fields of the training arguments that change a run's numbers
 NUMERIC_FIELDS = (
     "adam_beta1",
@@ -29,6 +30,7 @@ NUMERIC_FIELDS = (
     "bf16",
     "channels_last",
     "data_seed",
+    "dataloader_drop_last",
     "fp16",
     "frontend_seat",
     "gradient_accumulation_steps",
@@ -70,11 +72,16 @@ def open_run(training: DistillationTrainingArguments, *others: Any) -> Path:
         `Path`: the folder.
 
     Raises:
-        ValueError: the folder belongs to a run of another configuration; the arguments that differ are named.
+        ValueError: the run would not be evaluated, or the folder belongs to a run of another configuration; the
+            arguments that differ are named.
         ImportError: pictures are wanted and matplotlib is absent.
     """
     if training.pictures:
         require_matplotlib()
+    if training.eval_strategy == "no":
+        raise ValueError(
+            "eval_strategy is no, but a run's results are means over its last evaluations; set it to epoch."
+        )
     folder = Path(training.output_dir)
     path = folder / CONFIGURATION_NAME
     wanted = {name: getattr(training, name) for name in NUMERIC_FIELDS}
@@ -127,7 +134,7 @@ def finish_run(trainer: DistillationTrainer, folder: Path, *, teachers: Sequence
     }
     if trainer.args.should_save:
         if trainer.args.pictures:
-            draw_training_curve(results, folder / "training_curve.png")
+            draw_training_curve(results, folder / CURVE_NAME)
             names = {"devices": evaluation.devices, "groups": evaluation.groups}
             draw_device_accuracy([results], folder / "devices.png", **names)
         write_json(folder / RESULTS_NAME, results)  # last: a run that has it is finished
@@ -202,13 +209,13 @@ def write_report(results: Mapping[str, Mapping[str, Any]], folder: str | Path) -
     names = {"devices": runs[0]["devices"], "groups": runs[0]["groups"]}
     draw_device_accuracy([{**run, "run": name} for name, run in results.items()], folder / "devices.png", **names)
     epochs = runs[0]["last_epochs"]["epochs"]
-    curves = [f"![{run['run']}]({run['run']}/training_curve.png)" for run in runs]
+    curves = [Path(run["run"]) / CURVE_NAME for run in runs]
     table = results_table(results)
     text = [
         f"Accuracy in percent on the evaluate list, mean of the last {epochs} epochs.",
         table,
         "![accuracy per device](devices.png)",
-        *curves,
+        *(f"![{curve.parent}]({curve})" for curve in curves if (folder / curve).exists()),
     ]
     (folder / "report.md").write_text("# Report\n\n" + "\n\n".join(text) + "\n")
     return f"{table}\n\nreport with pictures: {folder / 'report.md'}"
