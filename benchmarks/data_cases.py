@@ -45,13 +45,10 @@ def data_cases(work: Workload) -> Iterator[Case]:
     )
     saved = work.folder / "saved"
     plain = _writer(saved, lambda: _save_clips(paths, saved))
-    for processes, name in (
-        (1, "prepare into the store, one process"),
-        (None, "prepare, a process per core, their start included"),
-    ):
+    for processes, title in ((1, "one process"), (None, "a process per core, their start included")):
         store = work.folder / f"store-{processes}"
         ours = _writer(store, lambda store=store, processes=processes: _prepare(work, store, processes))
-        yield Case(SECTION, name, len(paths), ours, plain, (PEER_LOAD,))
+        yield Case(SECTION, f"prepare into the store, {title}", len(paths), ours, plain, (PEER_LOAD,))
     (split,) = (prepared := load_prepared(work.folder / "store-1"))
     yield from _store_cases(work, prepared[split], SavedClips(_save_clips(paths, saved)))
 
