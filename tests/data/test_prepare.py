@@ -25,8 +25,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def shards_of(folder: Path) -> dict[str, int]:
-    """Names of the shards and when they were written."""
-    return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("shard-*"))}
+    """Names of the finished shards, and when they were written."""
+    return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("shard-*.arrow"))}
 
 
 # Preparing again

@@ -162,7 +162,12 @@ def interrupt(command: list, folder: Path, *, signal_number: int, environment: d
     """Starts a training, and sends it a signal once its first checkpoint is there."""
     with open(folder.with_name("log.txt"), "w") as log:
         process = subprocess.Popen(
-            [sys.executable, *map(str, command)], env=environment, stdout=log, stderr=log, start_new_session=True
+            [sys.executable, *map(str, command)],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
         )
         while process.poll() is None and not list(folder.glob("checkpoint-*/complete")):
             time.sleep(0.01)
