@@ -28,7 +28,8 @@ from hf_ascdistill import (
     prepare_recordings,
 )
 from hf_ascdistill.building import ConciseProgress
-from hf_ascdistill.data.logits import FORMAT, MANIFEST_NAME, write_json, write_logits_file
+from hf_ascdistill.data.logits import FORMAT, MANIFEST_NAME, write_logits_file
+from hf_ascdistill.files import write_json
 
 SCENES = ["bus", "park", "tram"]
 DEVICES = ["a", "b", "s1"]

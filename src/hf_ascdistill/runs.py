@@ -1,7 +1,6 @@
 """The folder of a run: its configuration, results and pictures."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from .arguments import DistillationTrainingArguments
 from .complexity import check_budget, measure_complexity
 from .data.columns import SAMPLING_RATE
 from .evaluation import metrics_table
+from .files import write_json
 from .metrics import mean_over_last_epochs
 from .models import AscFeatureExtractor
 from .pictures import draw_device_accuracy, draw_training_curve, require_matplotlib
@@ -52,13 +52,6 @@ NUMERIC_FIELDS = (
     "weight_decay",
     "world_size",
 )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file beside, then renames it: it is there whole or not at all."""
-    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    staged.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    os.replace(staged, path)
 
 
 def open_run(training: DistillationTrainingArguments, *others: Any) -> Path:
@@ -235,6 +228,5 @@ __all__ = [
     "print_once",
     "results_table",
     "run_summary",
-    "write_json",
     "write_report",
 ]

@@ -27,11 +27,11 @@ from .data.logits import (
     load_logits,
     read_json,
     some,
-    write_json,
     write_logits_file,
 )
 from .data.store import clip_contents
 from .evaluation import predict_batches
+from .files import write_json
 from .transforms.frontend import AcousticFrontend
 
 PLAN_NAME = "plan.json"  # what is being predicted; written before the first logits

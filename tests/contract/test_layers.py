@@ -19,6 +19,7 @@ SOURCE = CHECKOUT / "src" / PACKAGE
 # its own layer where they lie in the same folder.
 LAYERS = {
     "repair_torchaudio": 0,
+    "files": 0,
     "models": 0,
     "data.columns": 0,
     "data": 1,

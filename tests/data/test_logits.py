@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from hf_ascdistill import LogitsSet, load_logits
-from hf_ascdistill.data.logits import FORMAT, MANIFEST_NAME, write_json, write_logits_file
+from hf_ascdistill.data.logits import FORMAT, MANIFEST_NAME, write_logits_file
+from hf_ascdistill.files import write_json
 
 SCENES = ("bus", "park")
 NAMES = ["bus-lyon-1-10-0-a", "park-oslo-2-11-0-b", "park-oslo-2-11-1-b"]

@@ -1,7 +1,6 @@
 """A set of teacher logits: what it holds, and its files, Arrow tables beside a manifest."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from ..files import written_whole
 from .columns import CONTENT, EXAMPLE_ID
 
 FORMAT = 1  # raised whenever the files change their meaning
@@ -112,22 +112,17 @@ def write_logits_file(path: Path, example_ids: Sequence[str], logits: np.ndarray
         content (`Sequence[str]`): hashes of the clips' audio, `(N,)`.
     """
     table = pa.table({EXAMPLE_ID: list(example_ids), LOGITS: as_lists(logits), CONTENT: list(content)})
-    staged = path.with_name(f"{path.name}.tmp")
-    with pa.OSFile(str(staged), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with (
+        written_whole(path) as staged,
+        pa.OSFile(str(staged), "wb") as sink,
+        pa.ipc.new_file(sink, table.schema) as writer,
+    ):
         writer.write_table(table)
-    os.replace(staged, path)
 
 
 def as_lists(logits: np.ndarray) -> pa.FixedSizeListArray:
     """Turns `(N, C)` into a column of lists of C float32 numbers."""
     return pa.FixedSizeListArray.from_arrays(pa.array(logits.astype(np.float32).ravel()), logits.shape[1])
-
-
-def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes beside, then renames."""
-    staged = path.with_name(f"{path.name}.tmp")
-    staged.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(staged, path)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -200,6 +195,5 @@ __all__ = [
     "load_logits",
     "read_json",
     "some",
-    "write_json",
     "write_logits_file",
 ]

@@ -15,6 +15,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from ..files import write_json, written_whole
 from .audio import AudioChecks, CorpusRate, Sound
 from .columns import CONTENT, DEVICE_IDS, EXAMPLE_ID, LABELS, LENGTH, PATH, RECORDING, START
 from .index import rows_of
@@ -25,7 +26,6 @@ from .shards import (
     LENGTHS,
     SAMPLES,
     ShardWriter,
-    removed_at_exit,
     settings,
     split_into_shards,
     write_shards,
@@ -165,7 +165,7 @@ def _start(folder: Path, plan: dict[str, Any]) -> None:
         others = sorted(file.name for file in folder.iterdir() if file.name not in (LOCK_NAME, f"{PLAN_NAME}.tmp"))
         if others:
             raise ValueError(f"{folder} holds other files ({others[0]}, ...) and no store; choose an empty folder.")
-        _write_json(path, plan)
+        write_json(path, plan)
     present = json.loads(path.read_text())
     for name, asked in plan.items():
         if present.get(name) != asked:
@@ -189,7 +189,7 @@ def _finish(folder: Path, plan: dict[str, Any], corpus: Corpus, shards: list[str
         "runs": _write_table(folder, "runs", runs),
         "shards": [[name, (folder / name).stat().st_size] for name in shards],
     }
-    _write_json(folder / MANIFEST_NAME, manifest)
+    write_json(folder / MANIFEST_NAME, manifest)
     wanted = {manifest["index"], manifest["runs"], *shards}
     for path in folder.glob("*.arrow"):
         if path.name not in wanted:
@@ -233,19 +233,9 @@ def _write_table(folder: Path, name: str, table: pa.Table) -> str:
         writer.write_table(table.combine_chunks())
     data = buffer.getvalue().to_pybytes()
     path = folder / f"{name}-{hashlib.blake2b(data, digest_size=16).hexdigest()}.arrow"
-    _write_bytes(path, data)
-    return path.name
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    _write_bytes(path, json.dumps(value, indent=1).encode())
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    """Writes beside, then renames."""
-    with removed_at_exit(path.with_name(path.name + ".tmp")) as staged:
+    with written_whole(path) as staged:
         staged.write_bytes(data)
-        os.replace(staged, path)
+    return path.name
 
 
 def data_fingerprint(dataset: Dataset) -> str:

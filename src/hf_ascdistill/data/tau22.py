@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, NamedSplit, Value
 from transformers.utils import logging
 
+from ..models.configuration_asc import TAU22_SCENES
 from .columns import (
     CITY,
     DEVICE_IDS,
@@ -27,18 +28,7 @@ from .wav_reader import ReadWavFiles
 
 logger = logging.get_logger(__name__)
 
-SCENES = (
-    "airport",
-    "bus",
-    "metro",
-    "metro_station",
-    "park",
-    "public_square",
-    "shopping_mall",
-    "street_pedestrian",
-    "street_traffic",
-    "tram",
-)
+SCENES = TAU22_SCENES  # in the order of the label ids
 DEVICES = ("a", "b", "c", "s1", "s2", "s3", "s4", "s5", "s6")
 DEVICE_GROUPS = {"real": ("a", "b", "c"), "seen": ("s1", "s2", "s3"), "unseen": ("s4", "s5", "s6")}
 
