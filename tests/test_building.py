@@ -253,6 +253,12 @@ def test_both_seats_train_with_augmentation(data, extractor, tmp_path, seat):
     assert np.isfinite(trainer.train().training_loss)
 
 
+def test_epoch_that_would_end_in_one_clip_raises_before_training(data, extractor, tmp_path):
+    odd = {"train": data["train"].select(range(33)), "evaluate": data["evaluate"]}
+    with pytest.raises(ValueError, match="33 training clips in batches of 16 .* dataloader_drop_last"):
+        trainer_in_seat("accelerator", odd, extractor, tmp_path)
+
+
 def test_progress_shows_the_few_numbers_that_one_watches():
     class Bar:
         written = []

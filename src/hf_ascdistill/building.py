@@ -30,7 +30,7 @@ from .models import (
 )
 from .teachers import attach_logits, average_logits, check_scenes, load_logits
 from .trainer import DistillationTrainer
-from .transforms import AcousticFrontend, AugmentationSettings, build_frontend, with_frontend
+from .transforms import AcousticFrontend, AugmentationSettings, FreqMixStyle, build_frontend, with_frontend
 
 ARCHITECTURES = {
     "cp-mobile": (CpMobileConfig, CpMobileForAudioClassification),
@@ -192,8 +192,12 @@ def build_trainer(
         arguments ([`DistillationTrainingArguments`]): training arguments.
         data (`Mapping[str, Dataset]`): `train` and `evaluate`.
         frontend ([`AcousticFrontend`]): the augmenting front-end.
+
+    Raises:
+        ValueError: an epoch would end in a batch of one clip, which Freq-MixStyle cannot mix.
     """
     train, evaluate = data["train"], data["evaluate"]
+    _check_last_batch(len(train), arguments, frontend)
     if arguments.frontend_seat == "workers":
         train, evaluate = with_frontend(train, frontend), with_frontend(evaluate, frontend.evaluation())
     trainer = DistillationTrainer(
@@ -209,6 +213,19 @@ def build_trainer(
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(ConciseProgress())
     return trainer
+
+
+def _check_last_batch(clips: int, arguments: DistillationTrainingArguments, frontend: AcousticFrontend) -> None:
+    """Raises before training what Freq-MixStyle would raise at the end of the first epoch."""
+    mixes = any(
+        isinstance(transform, FreqMixStyle) and transform.p > 0 for transform in frontend.spectrogram_transforms
+    )
+    is_filled = arguments.dataloader_drop_last or arguments.world_size > 1  # several processes share out full batches
+    if mixes and not is_filled and clips % arguments.train_batch_size == 1:
+        raise ValueError(
+            f"{clips} training clips in batches of {arguments.train_batch_size} leave a last batch of one clip, which "
+            "Freq-MixStyle cannot mix: pass --dataloader_drop_last true, or another batch size."
+        )
 
 
 __all__ = [
