@@ -255,7 +255,7 @@ def test_both_seats_train_with_augmentation(data, extractor, tmp_path, seat):
 
 def test_epoch_that_would_end_in_one_clip_raises_before_training(data, extractor, tmp_path):
     odd = {"train": data["train"].select(range(33)), "evaluate": data["evaluate"]}
-    with pytest.raises(ValueError, match="33 training clips in batches of 16 .* dataloader_drop_last"):
+    with pytest.raises(ValueError, match="33 training clips in batches of 16 .*--dataloader_drop_last"):
         trainer_in_seat("accelerator", odd, extractor, tmp_path)
 
 
