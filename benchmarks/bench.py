@@ -21,6 +21,8 @@ from report import write_report
 from timing import Case, Stopwatch
 from workload import CLASSES, Workload, missing_packages, open_clips, open_responses, random_batch, read_batch
 
+OTHER_PROGRAMS = "\n## PaSST against hear21passt\n"  # the heading behind which the report is not this program's
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Describes the command line."""
@@ -84,6 +86,12 @@ def command_line(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
     return shlex.join(words)
 
 
+def other_sections(path: Path) -> str:
+    """Returns the sections of an earlier report that other programs gave, to be kept."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return "".join(text.partition(OTHER_PROGRAMS)[1:])
+
+
 def main() -> None:
     """Measures, prints a line a case, and writes the report."""
     parser = build_parser()
@@ -99,7 +107,7 @@ def main() -> None:
             print(results[-1].line(), flush=True)
     if arguments.output is not None:
         text = write_report(results, work, command=command_line(parser, arguments))
-        arguments.output.write_text(text, encoding="utf-8")
+        arguments.output.write_text(text + other_sections(arguments.output), encoding="utf-8")
 
 
 if __name__ == "__main__":

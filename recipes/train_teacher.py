@@ -1,8 +1,10 @@
-"""Trains a teacher: CP-ResNet or CP-Mobile of any of the paper's sizes, on labels alone.
+"""Trains a teacher on labels alone: CP-ResNet or CP-Mobile of any of the paper's sizes, or PaSST from saved weights.
 
 accelerate launch recipes/train_teacher.py --config recipes/configs/cpr_128k.yaml \
     --data prepared/tau22 --crop_hop 0.5 --impulse_responses /data/micirp --resample_impulse_responses true \
     --output_dir runs/cpr-128k-dirfms-s0 --seed 0
+
+With --config recipes/configs/passt_s.yaml --initial_weights models/passt-s it fine-tunes a converted PaSST.
 """
 
 from transformers import set_seed

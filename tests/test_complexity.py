@@ -11,6 +11,8 @@ from hf_ascdistill import (
     CpMobileForAudioClassification,
     CpResNetConfig,
     CpResNetForAudioClassification,
+    PasstConfig,
+    PasstForAudioClassification,
 )
 from hf_ascdistill.complexity import (
     DCASE_2023_BUDGET,
@@ -23,7 +25,7 @@ from hf_ascdistill.complexity import (
     measure_complexity,
 )
 
-CP_MOBILE_CLIP, CP_RESNET_CLIP = (1, 256, 64), (1, 256, 43)  # the log-mel of one second
+CP_MOBILE_CLIP, CP_RESNET_CLIP, PASST_CLIP = (1, 256, 64), (1, 256, 43), (1, 128, 100)  # the log-mel of one second
 PUBLISHED = [  # size, parameters, million MACs
     *(
         (CpMobileConfig, CpMobileForAudioClassification, CP_MOBILE_CLIP, *row)
@@ -45,6 +47,7 @@ PUBLISHED = [  # size, parameters, million MACs
             ("8m", 7_973_884, 1622.48),
         ]
     ),
+    (PasstConfig, PasstForAudioClassification, PASST_CLIP, "s", 85_358_612, 9587.08),
 ]
 
 
@@ -94,6 +97,17 @@ def test_macs_are_the_products_of_each_layer():
     )
     assert count_macs(model, (1, 4, 5, 7)) == 210 * 18 + 210 * 11
     assert count_macs(model, (1, 4, 5, 7), include_norms=True) == 210 * 18 + 210 * 11 + 12
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_both_products_of_attention_count(implementation, device):
+    config = PasstConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12)
+    model = PasstForAudioClassification(config).to(device)
+    model.set_attn_implementation(implementation)
+    tokens, patches = 110, 108
+    linear = tokens * (8 * 24 + 8 * 8 + 2 * 8 * 12)
+    assert count_macs(model, PASST_CLIP) == patches * 256 * 8 + linear + 2 * tokens * tokens * 8 + 8 * 10
 
 
 def test_counting_leaves_the_model_and_the_random_numbers_alone():

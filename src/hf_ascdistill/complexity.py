@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -18,7 +20,7 @@ class ModelComplexity:
     Args:
         parameters (`int`): all parameters.
         fused_parameters (`int`): parameters once every batch normalisation is folded into its convolution.
-        macs (`int`): multiply-accumulate operations of convolutions and linear layers for one input.
+        macs (`int`): multiply-accumulate operations of convolutions and matrix products for one input.
         int8_bytes (`int`): size of the folded network with one byte for each parameter.
     """
 
@@ -95,8 +97,9 @@ def count_parameters(model: nn.Module, fused: bool = False) -> int:
 def count_macs(model: nn.Module, input_shape: Sequence[int], *, include_norms: bool = False) -> int:
     """Counts the multiply-accumulate operations of one forward pass in evaluation mode.
 
-    Convolutions and linear layers count; biases, activations, pools and the global response normalisation do not.
-    The network is run once on zeros; its modes, its statistics and the random generators stay as they are.
+    Convolutions and matrix products count, those of linear layers and both of attention; biases, activations, pools
+    and the global response normalisation do not. The network is run once on zeros; its modes, its statistics and the
+    random generators stay as they are.
 
     Args:
         model (`nn.Module`): the network; its first argument is the input.
@@ -109,29 +112,24 @@ def count_macs(model: nn.Module, input_shape: Sequence[int], *, include_norms: b
     """
     if not input_shape or input_shape[0] != 1:
         raise ValueError(f"input_shape is {tuple(input_shape)}; expected a batch of one, (1, mels, frames).")
-    macs = 0
+    norm_macs = 0
 
-    def count(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
-        nonlocal macs
-        macs += layer_macs(module, output)
+    def count_norm(norm: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal norm_macs
+        norm_macs += 2 * norm.num_features
 
-    counted = (*CONVOLUTIONS, nn.Linear, *(BATCH_NORMS if include_norms else ()))
+    counter = FlopCounterMode(display=False)
     with ExitStack() as stack:
         stack.enter_context(torch.no_grad())
         stack.enter_context(evaluating(model))
-        for module in model.modules():
-            if isinstance(module, counted):
-                stack.callback(module.register_forward_hook(count).remove)
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the counter knows no fused attention of a CPU
+        for module in model.modules() if include_norms else ():
+            if isinstance(module, BATCH_NORMS):
+                stack.callback(module.register_forward_hook(count_norm).remove)
         like = next(model.parameters())
-        model(torch.zeros(tuple(input_shape), device=like.device, dtype=like.dtype))
-    return macs
-
-
-def layer_macs(module: nn.Module, output: torch.Tensor) -> int:
-    """Returns the multiply-accumulate operations with which a layer made `output`, of a batch of one."""
-    if isinstance(module, BATCH_NORMS):
-        return 2 * module.num_features
-    return output.numel() * module.weight[0].numel()  # each output is one product with a row or kernel
+        with counter:
+            model(torch.zeros(tuple(input_shape), device=like.device, dtype=like.dtype))
+    return counter.get_total_flops() // 2 + norm_macs  # a product and its sum are two operations
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def test_import_registers_the_models_and_leaves_heavy_libraries_alone():
 import sys, hf_ascdistill, transformers
 heavy = {"datasets", "evaluate", "soundfile", "soxr", "matplotlib"} & set(sys.modules)
 assert not heavy, heavy
-for model_type in ("asc-cp-mobile", "asc-cp-resnet"):
+for model_type in ("asc-cp-mobile", "asc-cp-resnet", "asc-passt"):
     assert transformers.AutoConfig.for_model(model_type).model_type == model_type
 """
     result = run_python(code)

@@ -17,12 +17,21 @@ from hf_ascdistill import (
     CpResNetConfig,
     CpResNetForAudioClassification,
     CpResNetModel,
+    PasstConfig,
+    PasstForAudioClassification,
+    PasstModel,
 )
 from hf_ascdistill.models import register
 
 FAMILIES = {
     "cp-mobile": (CpMobileConfig, CpMobileModel, CpMobileForAudioClassification),
     "cp-resnet": (CpResNetConfig, CpResNetModel, CpResNetForAudioClassification),
+    "passt": (PasstConfig, PasstModel, PasstForAudioClassification),
+}
+SMALL = {
+    "cp-mobile": {"base_channels": 16},
+    "cp-resnet": {"base_channels": 16},
+    "passt": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48},
 }
 families = pytest.mark.parametrize("family", FAMILIES)
 
@@ -31,7 +40,7 @@ def trained_model(family: str) -> nn.Module:
     """A small classifier in which no tensor has its initial value, in evaluation mode."""
     config_class, _, classifier_class = FAMILIES[family]
     torch.manual_seed(0)
-    model = classifier_class(config_class(base_channels=16)).eval()
+    model = classifier_class(config_class(**SMALL[family])).eval()
     for name, tensor in model.state_dict().items():
         if "num_batches_tracked" in name:
             tensor.fill_(81_900)
@@ -61,7 +70,7 @@ def test_a_saved_model_comes_back_exactly(family, tmp_path):
         assert torch.equal(tensors[name], tensor) and tensors[name].dtype == tensor.dtype, name
     base = AutoModel.from_pretrained(tmp_path)
     assert type(base) is model_class
-    inputs = torch.randn(2, 64, 32)
+    inputs = torch.randn(2, 128, 43)
     assert torch.equal(base(inputs).last_hidden_state, model.base_model(inputs).last_hidden_state)
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path)
     assert extractor.hop_length == AscFeatureExtractor.from_preset(family).hop_length
@@ -70,7 +79,7 @@ def test_a_saved_model_comes_back_exactly(family, tmp_path):
 @families
 def test_models_are_built_from_their_configuration(family):
     config_class, model_class, classifier_class = FAMILIES[family]
-    config = AutoConfig.for_model(config_class.model_type, base_channels=16)
+    config = AutoConfig.for_model(config_class.model_type, **SMALL[family])
     assert type(AutoModel.from_config(config)) is model_class
     assert type(AutoModelForAudioClassification.from_config(config)) is classifier_class
 
@@ -95,12 +104,17 @@ for folder in sys.argv[1:]:
     with torch.no_grad():
         torch.testing.assert_close(classifier(inputs).logits, expected)
         assert torch.equal(base(inputs).pooler_output, classifier.base_model(inputs).pooler_output)
-    assert extractor([0.0] * 32000, sampling_rate=32000, return_tensors="pt")["input_values"].shape[:2] == (1, 256)
+    values = extractor([0.0] * 32000, sampling_rate=32000, return_tensors="pt")["input_values"]
+    assert values.shape[:2] == inputs.shape[:2]
     classifier.save_pretrained(folder + "/again")
     assert AutoModel.from_pretrained(folder + "/again", trust_remote_code=True).config.num_labels == 10
     fresh = AutoModelForAudioClassification.from_config(classifier.config, trust_remote_code=True)
     if folder.endswith("cp-resnet"):
         assert not fresh.classifier.conv.weight.any() and not fresh.cp_resnet.blocks[0].conv2.weight.any()
+    elif folder.endswith("passt"):
+        assert not classifier.unused_classifier.weight.requires_grad
+        assert 0.015 < fresh.classifier.linear.weight.std() < 0.025
+        assert 0.015 < fresh.passt.time_positions.std() < 0.025
     else:
         assert 0.4 < fresh.classifier.conv.weight.std() < 0.5  # sqrt(2 / 10)
 assert "hf_ascdistill" not in sys.modules
@@ -110,7 +124,8 @@ assert "hf_ascdistill" not in sys.modules
 def test_a_saved_folder_works_without_the_package(tmp_path):
     folders = [tmp_path / family for family in FAMILIES]
     for folder in folders:
-        model, inputs = save(folder.name, folder), torch.randn(1, 256, 43)
+        model = save(folder.name, folder)
+        inputs = torch.randn(1, AscFeatureExtractor.from_preset(folder.name).n_mels, 43)
         with torch.no_grad():
             torch.save((inputs, model(inputs).logits), folder / "expected.pt")
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

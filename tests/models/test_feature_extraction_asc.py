@@ -20,7 +20,7 @@ GOLDEN_NAMES = {"cp-mobile": "cpm", "cp-resnet": "cpr", "passt": "passt"}
 RATE = 32_000
 
 
-@pytest.fixture(params=sorted(PRESETS))
+@pytest.fixture(params=sorted(GOLDEN_NAMES))
 def preset(request):
     return request.param
 
@@ -39,6 +39,13 @@ def test_mels_are_the_published_ones(preset, golden):
     clips = golden("clips8")
     mels = AscFeatureExtractor.from_preset(preset)(clips["wav"], sampling_rate=RATE).input_values
     np.testing.assert_allclose(mels, clips[f"mel_{GOLDEN_NAMES[preset]}"], atol=MEL_TOLERANCE, rtol=0)
+
+
+def test_audioset_was_evaluated_with_a_lower_upper_edge():
+    before, after = AscFeatureExtractor.from_preset("passt-audioset"), AscFeatureExtractor.from_preset("passt")
+    assert (before.fmax, after.fmax) == (15_000, 15_500)
+    assert {**before.to_dict(), "fmax": 15_500.0} == after.to_dict()
+    assert set(PRESETS) == {*GOLDEN_NAMES, "passt-audioset"}
 
 
 def test_other_rates_are_resampled_as_the_published_audio_was(golden):

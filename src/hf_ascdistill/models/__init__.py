@@ -5,13 +5,16 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelF
 from .configuration_asc import TAU22_SCENES
 from .configuration_cp_mobile import CpMobileConfig
 from .configuration_cp_resnet import CpResNetConfig
+from .configuration_passt import PasstConfig
 from .feature_extraction_asc import AscFeatureExtractor
 from .modeling_cp_mobile import CpMobileForAudioClassification, CpMobileModel
 from .modeling_cp_resnet import CpResNetForAudioClassification, CpResNetModel
+from .modeling_passt import PasstForAudioClassification, PasstModel
 
 MODELS = (
     (CpMobileConfig, CpMobileModel, CpMobileForAudioClassification),
     (CpResNetConfig, CpResNetModel, CpResNetForAudioClassification),
+    (PasstConfig, PasstModel, PasstForAudioClassification),
 )
 
 
@@ -40,5 +43,8 @@ __all__ = [
     "CpResNetConfig",
     "CpResNetForAudioClassification",
     "CpResNetModel",
+    "PasstConfig",
+    "PasstForAudioClassification",
+    "PasstModel",
     "register",
 ]

@@ -82,7 +82,7 @@ class AscConfig(PreTrainedConfig):
         """Returns the configuration of a size of the paper (Table 1).
 
         Args:
-            name (`str`): the size, `"128k"`, `"450k"`, `"1m"`, `"4m"` or `"8m"`.
+            name (`str`): the size, `"128k"`, `"450k"`, `"1m"`, `"4m"` or `"8m"`; `"s"` of PaSST.
             kwargs (`dict[str, Any]`, *optional*): further fields, such as `id2label`.
 
         Raises:

@@ -14,11 +14,12 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# The front-ends of the paper's three architectures; everything else is common to them.
+# The front-ends of the paper's three architectures, and of PaSST before its fine-tuning; all else is common to them.
 PRESETS: dict[str, dict[str, int]] = {
     "cp-mobile": {"n_fft": 4096, "win_length": 3072, "hop_length": 500, "n_mels": 256},
     "cp-resnet": {"n_fft": 4096, "win_length": 3072, "hop_length": 750, "n_mels": 256},
     "passt": {"n_fft": 1024, "win_length": 800, "hop_length": 320, "n_mels": 128},
+    "passt-audioset": {"n_fft": 1024, "win_length": 800, "hop_length": 320, "n_mels": 128, "fmax": 15_000},
 }
 # Keys that transformers writes beside the settings.
 _METADATA = frozenset({"auto_map", "custom_pipelines", "feature_extractor_type", "processor_class"})
@@ -229,7 +230,7 @@ class AscFeatureExtractor(FeatureExtractionMixin):
         """Creates the front-end of one of the paper's architectures.
 
         Args:
-            name (`str`): `"cp-mobile"`, `"cp-resnet"` or `"passt"`.
+            name (`str`): `"cp-mobile"`, `"cp-resnet"`, `"passt"` or, as AudioSet was evaluated, `"passt-audioset"`.
             settings: settings that differ from the preset's.
 
         Raises:
