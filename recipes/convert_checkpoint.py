@@ -1,24 +1,46 @@
-"""Converts a CP-Mobile or CP-ResNet checkpoint of the paper's authors into a folder for `from_pretrained`.
+"""Converts published files: checkpoints into folders for `from_pretrained`, logits into a logits set. Architecture,
+sizes and front-end are read from the tensors; what they leave open is asked for.
 
 python recipes/convert_checkpoint.py --input cpm_student.ckpt --output models/cpm-student
+python recipes/convert_checkpoint.py --input passt_dirfms_1.pt --output models/passt-s-dirfms-1
+
+A PaSST of AudioSet as it is, and with ten new classes as a start for fine-tuning (mel bank up to 15,500 Hz):
+
+python recipes/convert_checkpoint.py --input passt-s-f128-p16-s10-ap.476-swa.pt --output models/passt-s-audioset
+python recipes/convert_checkpoint.py --input passt-s-f128-p16-s10-ap.476-swa.pt --output models/passt-s --num_labels 10
+
+One of 20 s, whose tensors look like those of 10 s at hop 160:
+
+python recipes/convert_checkpoint.py --input passt-s-20s.pt --output models/passt-s-20s --hop_length 320
+
+The logits of the published ensemble, a row for every row of meta.csv:
+
+python recipes/convert_checkpoint.py --input ensemble_logits.pt --meta_csv tau22/meta.csv --output logits/ensemble
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
-from hf_ascdistill import convert_checkpoint, parse_recipe
+from hf_ascdistill import ConversionSettings, convert_checkpoint, convert_logits, parse_recipe
 
 
 @dataclass
 class ConvertArguments:
-    """Parameters that control what is converted; architecture and sizes are read from the tensors."""
+    """Parameters that control what is converted and where it goes."""
 
-    input: str = field(metadata={"help": "a Lightning .ckpt or a plain state dict"})
-    output: str = field(metadata={"help": "folder of the converted model; must not exist yet"})
+    input: str = field(metadata={"help": "a Lightning .ckpt, a plain state dict, or logits"})
+    output: str = field(metadata={"help": "folder of the converted model or logits; must not exist yet"})
+    meta_csv: str | None = field(
+        default=None, metadata={"help": "of logits: the table of their clips, in their order"}
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
-    (arguments,) = parse_recipe(ConvertArguments, argv=argv, description=__doc__)
-    model = convert_checkpoint(arguments.input, arguments.output)
+    arguments, settings = parse_recipe(ConvertArguments, ConversionSettings, argv=argv, description=__doc__)
+    if arguments.meta_csv is not None:
+        logits = convert_logits(arguments.input, arguments.output, meta_csv=arguments.meta_csv)
+        print(f"{len(logits.example_ids)} clips x {len(logits.scenes)} scenes: {arguments.output}")
+        return
+    model = convert_checkpoint(arguments.input, arguments.output, **asdict(settings))
     print(f"{model.config.model_type}, {model.config.num_labels} classes: {arguments.output}")
 
 

@@ -1,11 +1,14 @@
-"""Files that are there whole or not at all: written beside, then renamed."""
+"""Files and folders that are there whole or not at all: written beside, then renamed."""
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 
 @contextmanager
@@ -34,4 +37,46 @@ def write_json(path: Path, value: Any) -> None:
         staged.write_text(json.dumps(value, indent=1) + "\n")
 
 
-__all__ = ["write_json", "written_whole"]
+def check_unused(path: Path) -> None:
+    """Checks that a folder can be made.
+
+    Args:
+        path (`Path`): the folder to make.
+
+    Raises:
+        ValueError: it exists and is not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} exists already; name a new or empty folder.")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Gives a folder to write into, beside `path`, and renames it to `path` once all is written.
+
+    Args:
+        path (`Path`): the folder to make.
+
+    Raises:
+        ValueError: it exists and is not empty.
+        OSError: it cannot be written, as on a full disk; then nothing of it is left, folders above it included.
+    """
+    check_unused(path)
+    partial = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    made = [folder for folder in path.parents if not folder.exists()]
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        os.replace(partial, path)
+        made = []
+    except (OSError, SafetensorError) as error:  # safetensors wraps what its file says
+        raise OSError(f"{path} cannot be written, and nothing of it was left behind: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+__all__ = ["check_unused", "new_folder", "write_json", "written_whole"]
