@@ -1,20 +1,27 @@
-"""Predicts a teacher's logits for every training clip or crop, once; students read them from then on.
+"""Predicts teachers' logits for every training clip or crop, once; students read them from then on.
 
 accelerate launch recipes/cache_logits.py --model runs/cpr-128k-dirfms-s0 --data prepared/tau22 --crop_hop 0.5 \
     --output logits/cpr-128k-dirfms-s0
+
+Several teachers at once, whatever their front-ends, read the audio once; each gets a folder of its run's name:
+
+accelerate launch recipes/cache_logits.py --model runs/cpr-128k-dirfms-s0 runs/passt-s-dirfms-s0 \
+    --data prepared/tau22 --crop_hop 0.5 --output logits
 """
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from accelerate import PartialState
 
 from hf_ascdistill import (
-    AcousticFrontend,
     DataArguments,
-    load_classifier,
+    load_classifiers,
     load_training_data,
     parse_recipe,
     predict_logits,
+    predict_logits_of_many,
+    print_once,
 )
 
 
@@ -22,8 +29,8 @@ from hf_ascdistill import (
 class CacheArguments:
     """Parameters that control whose logits are predicted, for which split, and where they go."""
 
-    model: str = field(metadata={"help": "run folder, saved model or Hub name of the teacher"})
-    output: str = field(metadata={"help": "folder of the logits set"})
+    model: list[str] = field(metadata={"help": "run folders, saved models or Hub names of the teachers"})
+    output: str = field(metadata={"help": "folder of the logits set; of several teachers, of their folders"})
     split: str = field(default="train", metadata={"help": "train or evaluate"})
     batch_size: int = field(default=256, metadata={"help": "clips at a time"})
     clips_per_file: int = field(default=4096, metadata={"help": "work of a process between two files"})
@@ -37,17 +44,16 @@ def main(argv: list[str] | None = None) -> None:
     data = load_training_data(data_args)
     if arguments.split not in data:
         raise ValueError(f"{data_args.data} has no split {arguments.split!r}; expected one of {', '.join(data)}.")
-    clips = data[arguments.split]
-    model, extractor = load_classifier(arguments.model, clips.features["labels"].names)
-    logits = predict_logits(
-        model,
-        clips,
-        arguments.output,
-        frontend=AcousticFrontend(extractor),
-        batch_size=arguments.batch_size,
-        clips_per_file=arguments.clips_per_file,
-    )
-    print(f"{len(logits.example_ids)} clips x {len(logits.scenes)} scenes: {arguments.output}")
+    clips, output = data[arguments.split], Path(arguments.output)
+    runs = load_classifiers(arguments.model, clips.features["labels"].names)
+    settings = {"batch_size": arguments.batch_size, "clips_per_file": arguments.clips_per_file}
+    if len(runs) == 1:
+        [(model, frontend)] = runs.values()
+        sets = {output: predict_logits(model, clips, output, frontend=frontend, **settings)}
+    else:
+        sets = predict_logits_of_many(runs, clips, output, **settings)
+    for name, logits in sets.items():
+        print_once(f"{len(logits.example_ids)} clips x {len(logits.scenes)} scenes: {output / name}")
 
 
 if __name__ == "__main__":

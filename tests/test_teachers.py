@@ -1,35 +1,23 @@
-"""Teacher logits are predicted once, survive a kill, and reach the student's clips only where they belong."""
+"""Teacher logits are averaged over an ensemble, and reach the student's clips only where they belong."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
+from itertools import permutations
 
 import numpy as np
 import pytest
-import torch
-from predict_job import CLIPS_PER_FILE, CROPS, Stop, crops_of, frontend, predict
+from predict_job import crops_of, predict
 from tiny_corpus import example_ids, tiny_corpus, tiny_model, tiny_store
 
 from hf_ascdistill import (
-    AscFeatureExtractor,
-    AugmentationSettings,
     LogitsSet,
     aligned_only,
     attach_logits,
     average_logits,
-    build_frontend,
     load_prepared,
     load_tau22,
-    predict_logits,
     shifted_crops,
 )
 from hf_ascdistill.data.store import clip_contents
-from hf_ascdistill.transforms.frontend import AcousticFrontend
-
-JOB = Path(__file__).with_name("predict_job.py")
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +43,9 @@ def model(crops):
 
 @pytest.fixture(scope="module")
 def straight(crops, tmp_path_factory):
-    """Folder of a set that was predicted without an interruption, and the set."""
+    """Folder of a set, and the set."""
     folder = tmp_path_factory.mktemp("straight")
     return folder, predict(crops, folder, tiny_model(crops.features["labels"].names))
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def made_up(clips, seed: int = 0, **changes) -> LogitsSet:
@@ -78,81 +62,6 @@ def rows(logits: LogitsSet, chosen) -> dict[str, np.ndarray]:
 
 def attached_logits(clips) -> np.ndarray:
     return np.array(clips.with_format(None)["teacher_logits"][:], dtype=np.float32)
-
-
-def test_logits_are_those_of_a_plain_forward_pass(straight, crops, model):
-    with torch.no_grad():
-        mels = frontend().extractor.log_mel(torch.tensor(np.stack(crops[:]["waveform"])))
-        expected = model.eval()(mels).logits.numpy()
-    assert straight[1].example_ids.tolist() == example_ids(crops)
-    np.testing.assert_allclose(straight[1].logits, expected, atol=1e-5)
-    assert np.ptp(expected, axis=0).min() > 1e-3  # clips differ, else any order would do
-
-
-def test_logits_belong_to_the_clean_clip(straight, crops, model, tmp_path):
-    augmenting = build_frontend(
-        AscFeatureExtractor.from_preset("cp-mobile"), AugmentationSettings(device_generalization="fms", fms_p=1.0)
-    )
-    logits = predict_logits(
-        model.train(), crops, tmp_path, frontend=augmenting, batch_size=4, clips_per_file=CLIPS_PER_FILE
-    )
-    np.testing.assert_array_equal(logits.logits, straight[1].logits)
-
-
-def test_finished_set_is_only_read(straight, crops, model):
-    model.register_forward_hook(Stop(0, lambda: pytest.fail("predicted again")))
-    before = files_of(straight[0])
-    np.testing.assert_array_equal(predict(crops, straight[0], model).logits, straight[1].logits)
-    assert files_of(straight[0]) == before
-
-
-def interrupt():
-    raise KeyboardInterrupt
-
-
-def test_interrupted_prediction_goes_on_where_it_stopped(straight, crops, model, tmp_path):
-    hook = model.register_forward_hook(Stop(5, interrupt))
-    with pytest.raises(KeyboardInterrupt):
-        predict(crops, tmp_path, model)
-    finished = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.arrow")}
-    hook.remove()
-    assert len(finished) == 2
-    passes = []
-    model.register_forward_hook(lambda *_: passes.append(1))
-    predict(crops, tmp_path, model)
-    assert len(passes) == 2 * (CROPS // CLIPS_PER_FILE - len(finished))
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    assert files_of(tmp_path) == files_of(straight[0])
-
-
-def test_killed_prediction_goes_on_where_it_stopped(straight, store, crops, model, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    command = [sys.executable, str(JOB), str(store), str(tmp_path), "3"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
-    assert len(list(tmp_path.glob("*.arrow"))) == 1
-    (tmp_path / "logits-00001.arrow.tmp").write_bytes(b"half")  # a kill while a file is written leaves this
-    predict(crops, tmp_path, model)
-    assert files_of(tmp_path) == files_of(straight[0])
-
-
-def test_set_of_another_model_in_the_folder_raises(straight, crops):
-    other = tiny_model(crops.features["labels"].names, seed=1)
-    with pytest.raises(
-        ValueError, match=r"holds logits of asc-cp-mobile with .*'weights': '(\w+)'.* 'weights': '(?!\1)"
-    ):
-        predict(crops, straight[0], other)
-
-
-def test_set_of_another_front_end_in_the_folder_raises(straight, crops, model):
-    extractor = AscFeatureExtractor.from_preset("cp-mobile", fmax=15_000.0)
-    with pytest.raises(ValueError, match=r"'fmax': 15500.0.* asked for .*'fmax': 15000.0"):
-        predict_logits(model, crops, straight[0], frontend=AcousticFrontend(extractor), clips_per_file=CLIPS_PER_FILE)
-
-
-def test_set_of_other_clips_in_the_folder_raises(straight, crops, model):
-    with pytest.raises(ValueError, match=r"'clips': 40, 'data': '(\w+)'.* asked for .*'clips': 39, 'data': '(?!\1)"):
-        predict(crops.select(range(39)), straight[0], model)
 
 
 def test_same_clips_with_other_audio_raise(clips, tmp_path, tmp_path_factory, model):
@@ -172,25 +81,6 @@ def test_same_clips_with_other_audio_raise(clips, tmp_path, tmp_path_factory, mo
         predict(changed, tmp_path / "logits", model)
 
 
-def test_folder_that_holds_something_else_raises(crops, model, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds other files .notes.txt. and no logits set"):
-        predict(crops, tmp_path, model)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_model_with_other_classes_raises_and_both_sides_are_named(crops, tmp_path):
-    with pytest.raises(ValueError, match=r"the model's 2 classes are indoor, outdoor; the data's 10 are "):
-        predict(crops, tmp_path, tiny_model(["indoor", "outdoor"]))
-
-
-def test_logits_that_are_nan_are_never_written(crops, model, tmp_path):
-    torch.nn.init.constant_(next(model.parameters()), torch.nan)
-    with pytest.raises(ValueError, match=f"NaN or infinite, among them {example_ids(crops)[0]}"):
-        predict(crops, tmp_path, model)
-    assert not list(tmp_path.glob("*.arrow*"))
-
-
 def test_average_is_the_mean_of_raw_logits(golden):
     kd = golden("kd")
     names = np.array([f"clip-{row}" for row in range(16)], dtype=object)
@@ -207,6 +97,26 @@ def test_average_joins_by_id_and_keeps_every_identity(clips):
     mean = average_logits([first, shuffled])
     np.testing.assert_allclose(mean.logits, (first.logits + second.logits) / 2, atol=1e-6)
     assert [member["name"] for member in mean.members] == ["teacher 0", "teacher 1"]
+
+
+def test_average_does_not_depend_on_the_order_of_the_members(clips):
+    members = [made_up(clips, seed) for seed in range(4)]
+    for scale, member in zip((1e-4, 1.0, 30.0, 1e3), members, strict=True):
+        member.logits[:] *= scale  # float32 sums of these would differ
+    means = [average_logits(order).logits for order in permutations(members)]
+    assert all(np.array_equal(mean, means[0]) for mean in means)
+    sums = [sum(member.logits for member in order) / np.float32(4) for order in permutations(members)]
+    assert not all(np.array_equal(mean, sums[0]) for mean in sums)
+
+
+def test_average_takes_members_one_by_one_and_leaves_them_alone(clips):
+    members = [made_up(clips, seed) for seed in range(27)]
+    before = [member.logits.copy() for member in members]
+    mean = average_logits(iter(members))
+    np.testing.assert_allclose(mean.logits, np.mean(before, axis=0, dtype=np.float64), rtol=1e-6)
+    assert [member["name"] for member in mean.members] == [f"teacher {seed}" for seed in range(27)]
+    for member, logits in zip(members, before, strict=True):
+        np.testing.assert_array_equal(member.logits, logits)
 
 
 def changed_content(logits: LogitsSet) -> np.ndarray:

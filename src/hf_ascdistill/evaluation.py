@@ -1,9 +1,10 @@
 """Evaluation of a model: its logits clip by clip, and the scene metrics of a dataset."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -14,7 +15,10 @@ from .data.collator import collate_clips
 from .data.columns import DEVICE_IDS, INPUT_VALUES, LABELS, WAVEFORM
 from .data.tau22 import DEVICES, device_groups
 from .metrics import scene_metrics
+from .models import AscFeatureExtractor
 from .transforms.frontend import AcousticFrontend
+
+ACCURACIES = {"all": "accuracy", **{name: f"accuracy_{name}" for name in ("real", "seen", "unseen")}}
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,41 @@ class SceneEvaluation:
 
 
 @torch.inference_mode()
+def predict_batches_of_many(
+    models: Mapping[Any, tuple[nn.Module, AcousticFrontend]], clips, *, batch_size: int = 64
+) -> Iterator[dict]:
+    """Yields the logits of several models for a dataset: its audio is read once, and each front-end works once.
+
+    Args:
+        models (`Mapping[Any, tuple[nn.Module, AcousticFrontend]]`): audio classifiers, which are left in evaluation
+            mode, each with the front-end whose evaluation twin makes its log-mels; models whose front-ends have the
+            same settings share them.
+        clips (`datasets.Dataset`): clips of one length with `waveform`.
+        batch_size (`int`, *optional*, defaults to 64): clips at a time.
+
+    Yields:
+        `dict`: `logits`, a dict of float32 (B, C) on the CPU with the keys of `models`; the batch's `labels` and
+        `device_ids` (B,).
+    """
+    seats = {}
+    for key, (model, frontend) in models.items():
+        device = next(model.eval().parameters()).device
+        seats[key] = (device, *front_end_settings(frontend.extractor).items())
+    for batch in DataLoader(clips, batch_size, collate_fn=collate_clips):
+        waveform, log_mels, logits = batch.pop(WAVEFORM), {}, {}
+        for key, (model, frontend) in models.items():
+            seat = seats[key]
+            if seat not in log_mels:
+                log_mels[seat] = frontend.evaluation()({WAVEFORM: waveform.to(seat[0])})[INPUT_VALUES]
+            logits[key] = model(log_mels[seat]).logits.float()
+        yield {**batch, "logits": {key: values.cpu() for key, values in logits.items()}}
+
+
+def front_end_settings(extractor: AscFeatureExtractor) -> dict[str, int | float]:
+    """Returns the settings that decide what an extractor computes."""
+    return {name: value for name, value in extractor.to_dict().items() if isinstance(value, int | float)}
+
+
 def predict_batches(model: nn.Module, clips, *, frontend: AcousticFrontend, batch_size: int = 64) -> Iterator[dict]:
     """Yields the logits of a dataset, batch by batch, in its order.
 
@@ -58,11 +97,8 @@ def predict_batches(model: nn.Module, clips, *, frontend: AcousticFrontend, batc
     Yields:
         `dict[str, torch.Tensor]`: `logits` float32 (B, C) on the CPU, and the batch's `labels` and `device_ids` (B,).
     """
-    device = next(model.parameters()).device
-    model, frontend = model.eval(), frontend.evaluation()
-    for batch in DataLoader(clips, batch_size, collate_fn=collate_clips):
-        inputs = frontend({WAVEFORM: batch.pop(WAVEFORM).to(device)})
-        yield {**batch, "logits": model(inputs[INPUT_VALUES]).logits.float().cpu()}
+    for batch in predict_batches_of_many({"model": (model, frontend)}, clips, batch_size=batch_size):
+        yield {**batch, "logits": batch["logits"]["model"]}
 
 
 def evaluate_clips(
@@ -80,18 +116,46 @@ def evaluate_clips(
     Returns:
         `dict[str, float]`: `clips`, `correct`, and the metrics of [`scene_metrics`].
     """
-    scenes, devices = clips.features[LABELS].names, clips.features[DEVICE_IDS].names
     batches = predict_batches(model, clips, frontend=frontend, batch_size=batch_size)
     progress = tqdm(batches, total=-(-len(clips) // batch_size), desc="evaluate", unit="batch", disable=None)
-    columns: dict[str, list[Any]] = {}
-    for batch in progress:
-        for name, values in batch.items():
-            columns.setdefault(name, []).append(values)
-    logits, labels, device_ids = (torch.cat(columns[name]).numpy() for name in ("logits", LABELS, DEVICE_IDS))
-    if groups is None:
-        groups = device_groups((), devices) if set(devices) <= set(DEVICES) else {}
+    return evaluate_logits(torch.cat([batch["logits"] for batch in progress]).numpy(), clips, groups=groups)
+
+
+def evaluate_logits(logits: np.ndarray, clips, *, groups: Mapping | None = None) -> dict[str, float]:
+    """Evaluates logits that are there already; no audio is read.
+
+    Args:
+        logits (`np.ndarray`): raw logits, `(N, C)`, in the dataset's order.
+        clips (`datasets.Dataset`): clips with `labels` and `device_ids`.
+        groups (`Mapping`, *optional*): devices of each group; unset: TAU22's groups where the devices are TAU22's.
+
+    Returns:
+        `dict[str, float]`: `clips`, `correct`, and the metrics of [`scene_metrics`].
+    """
+    scenes, devices = clips.features[LABELS].names, clips.features[DEVICE_IDS].names
+    columns = clips.with_format(None)
+    labels, device_ids = (np.array(columns[name][:]) for name in (LABELS, DEVICE_IDS))
+    groups = usual_groups(devices) if groups is None else groups
     metrics = scene_metrics(logits, labels, device_ids, scenes=scenes, devices=devices, groups=groups)
     return {"clips": len(labels), "correct": int((logits.argmax(1) == labels).sum()), **metrics}
+
+
+def usual_groups(devices: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Returns TAU22's groups where all devices are TAU22's, else none."""
+    return device_groups((), devices) if set(devices) <= set(DEVICES) else {}
+
+
+def accuracy_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns a Markdown table: accuracy over all, real, seen and unseen devices, in percent; `-` where there is none.
+
+    Args:
+        rows (`Mapping[str, Mapping[str, float]]`): the metrics of each row by its name.
+    """
+    lines = [f"| | {' | '.join(ACCURACIES)} |", "|---" * (len(ACCURACIES) + 1) + "|"]
+    for name, metrics in rows.items():
+        cells = [f"{100 * metrics[metric]:.2f}" if metric in metrics else "-" for metric in ACCURACIES.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def metrics_table(metrics: Mapping[str, float]) -> str:
@@ -106,4 +170,14 @@ def _as_text(name: str, value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4f}"
 
 
-__all__ = ["SceneEvaluation", "evaluate_clips", "metrics_table", "predict_batches"]
+__all__ = [
+    "SceneEvaluation",
+    "accuracy_table",
+    "evaluate_clips",
+    "evaluate_logits",
+    "front_end_settings",
+    "metrics_table",
+    "predict_batches",
+    "predict_batches_of_many",
+    "usual_groups",
+]

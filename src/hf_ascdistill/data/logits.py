@@ -3,18 +3,24 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
 
 from ..files import written_whole
-from .columns import CONTENT, EXAMPLE_ID
+from .columns import CONTENT, EXAMPLE_ID, LABELS
+from .index import rows_of
+from .store import clip_contents
 
 FORMAT = 1  # raised whenever the files change their meaning
 MANIFEST_NAME = "meta.json"  # identity of the set, and its files; written last
 LOGITS = "logits"
+UNKNOWN_AUDIO = ""  # in place of a content hash: of published logits the audio is not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +30,8 @@ class LogitsSet:
     Args:
         example_ids (`np.ndarray`): names of the clips, `(N,)`, unique.
         logits (`np.ndarray`): raw logits, no temperature applied, float32 `(N, C)`, finite.
-        content (`np.ndarray`): hashes of the audio that the clips were read from, `(N,)`.
+        content (`np.ndarray`): hashes of the audio that the clips were read from, `(N,)`; `UNKNOWN_AUDIO` where the
+            logits came without.
         scenes (`tuple[str, ...]`): names of the C classes.
         members (`tuple[dict, ...]`): name and identity of each teacher: model, front-end, data.
 
@@ -45,8 +52,8 @@ class LogitsSet:
                 f"the logits of {self.teachers} are {self.logits.shape} with {len(self.content)} content hashes; "
                 f"expected {shape}: one row per example_id, one column per scene ({', '.join(self.scenes)})."
             )
-        ids, counts = np.unique(self.example_ids, return_counts=True)
-        if (counts > 1).any():
+        if len(set(self.example_ids)) < shape[0]:
+            ids, counts = np.unique(self.example_ids, return_counts=True)
             raise ValueError(
                 f"{some(ids[counts > 1])} stand(s) more than once among the logits of {self.teachers}; expected each "
                 "example_id once."
@@ -58,6 +65,10 @@ class LogitsSet:
         """`str`: names of the teachers, for people."""
         return ", ".join(member["name"] for member in self.members) or "unnamed teachers"
 
+    def is_for(self, example_ids: Sequence[str]) -> bool:
+        """Says whether the rows are those of `example_ids`, in their order."""
+        return np.array_equal(self.example_ids, np.asarray(example_ids, dtype=object))
+
     def ordered_as(self, example_ids: Sequence[str]) -> "LogitsSet":
         """Returns the rows of `example_ids`, in their order.
 
@@ -67,15 +78,43 @@ class LogitsSet:
         Raises:
             ValueError: a clip has no logits.
         """
-        position = {name: row for row, name in enumerate(self.example_ids)}
-        missing = [name for name in example_ids if name not in position]
-        if missing:
+        if self.is_for(example_ids):
+            return self
+        places = pc.index_in(pa.array(example_ids, pa.string()), pa.array(self.example_ids, pa.string()))
+        if places.null_count:
+            missing = [example_ids[row] for row in np.flatnonzero(places.is_null())]
             raise ValueError(
                 f"{len(missing)} of {len(example_ids)} clips have no logits, among them {some(missing)}; the set of "
-                f"{self.teachers} holds {len(position)} clips. Predict logits for this very dataset."
+                f"{self.teachers} holds {len(self.example_ids)} clips. Predict logits for this very dataset."
             )
-        rows = np.array([position[name] for name in example_ids], dtype=np.int64)
+        rows = places.to_numpy()
         return LogitsSet(self.example_ids[rows], self.logits[rows], self.content[rows], self.scenes, self.members)
+
+
+@dataclass(frozen=True, eq=False)
+class ClipNames:
+    """What logits are joined by: the names of a dataset's clips, and hashes of their audio.
+
+    Args:
+        dataset (`datasets.Dataset`): clips or crops.
+    """
+
+    dataset: Dataset
+
+    @cached_property
+    def example_ids(self) -> np.ndarray:
+        """`np.ndarray`: names of the clips, `(N,)`."""
+        return rows_of(self.dataset)[EXAMPLE_ID].to_numpy()
+
+    @cached_property
+    def content(self) -> np.ndarray:
+        """`np.ndarray`: hashes of the audio that the clips are read from, `(N,)`; wav files are read for them once."""
+        return clip_contents(self.dataset)
+
+    @property
+    def scenes(self) -> tuple[str, ...]:
+        """`tuple[str, ...]`: names of the dataset's labels."""
+        return tuple(self.dataset.features[LABELS].names)
 
 
 def check_finite(logits: np.ndarray, example_ids: Sequence[str], *, teachers: str) -> None:
@@ -137,6 +176,19 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged ({error}); remove its folder and predict the logits again.") from error
 
 
+def check_finished(folder: Path) -> None:
+    """Checks that a folder holds a logits set whose last file has been written.
+
+    Raises:
+        FileNotFoundError: it does not.
+    """
+    if not (folder / MANIFEST_NAME).exists():
+        raise FileNotFoundError(
+            f"{folder} holds no finished logits set ({MANIFEST_NAME} is missing); predict it, which goes on where it "
+            "stopped."
+        )
+
+
 def load_logits(path: str | Path) -> LogitsSet:
     """Reads a finished logits set.
 
@@ -151,11 +203,7 @@ def load_logits(path: str | Path) -> LogitsSet:
         ValueError: a file is damaged or of another version, or the rows contradict the manifest or each other.
     """
     folder = Path(path)
-    if not (folder / MANIFEST_NAME).exists():
-        raise FileNotFoundError(
-            f"{folder} holds no finished logits set ({MANIFEST_NAME} is missing); predict it, which goes on where it "
-            "stopped."
-        )
+    check_finished(folder)
     meta = read_json(folder / MANIFEST_NAME)
     if meta.get("format") != FORMAT:
         raise ValueError(
@@ -169,9 +217,9 @@ def load_logits(path: str | Path) -> LogitsSet:
         )
     logits = table[LOGITS].combine_chunks()
     return LogitsSet(
-        np.array(table[EXAMPLE_ID].to_pylist(), dtype=object),
+        table[EXAMPLE_ID].to_numpy(),
         logits.flatten().to_numpy().reshape(-1, logits.type.list_size),
-        np.array(table[CONTENT].to_pylist(), dtype=object),
+        table[CONTENT].to_numpy(),
         tuple(meta["scenes"]),
         ({key: meta[key] for key in ("name", "model", "front_end", "data")},),
     )
@@ -189,8 +237,11 @@ __all__ = [
     "FORMAT",
     "LOGITS",
     "MANIFEST_NAME",
+    "UNKNOWN_AUDIO",
+    "ClipNames",
     "LogitsSet",
     "as_lists",
+    "check_finished",
     "check_finite",
     "load_logits",
     "read_json",
