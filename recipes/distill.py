@@ -1,8 +1,17 @@
-"""Distils a student from teacher logits: CP-Mobile 128K, Eq. 1 with lambda 0.02 and tau 2.
+"""Distils a student from teachers: CP-Mobile 128K, Eq. 1 with lambda 0.02 and tau 2.
+
+The paper's way, from logits of the clean clips that cache_logits.py has written:
 
 accelerate launch recipes/distill.py --config recipes/configs/student.yaml --teacher_logits logits/cpr-128k-dirfms-s0 \
     --data prepared/tau22 --crop_hop 0.5 --impulse_responses /data/micirp --resample_impulse_responses true \
     --output_dir runs/student-cpr-128k-dirfms-s0 --seed 0
+
+The online way, with teachers in the training loop that hear the student's augmented clips, and no logits on disk (so
+--random_crops true is possible too):
+
+accelerate launch recipes/distill.py --config recipes/configs/student.yaml --teacher_mode online \
+    --teachers runs/cpr-128k-dirfms-s0 --data prepared/tau22 --crop_hop 0.5 --impulse_responses /data/micirp \
+    --resample_impulse_responses true --output_dir runs/student-online-cpr-128k-dirfms-s0 --seed 0
 """
 
 from transformers import set_seed
@@ -19,6 +28,7 @@ from hf_ascdistill import (
     build_training_frontend,
     finish_run,
     finished_results,
+    load_online_teachers,
     load_training_data,
     open_run,
     parse_recipe,
@@ -35,13 +45,17 @@ def main(argv: list[str] | None = None) -> None:
         return print_once(run_summary(results, folder))
 
     data = load_training_data(data_args)
-    data["train"], teachers = attach_teachers(data["train"], teacher_args)
-    features = data["train"].features
+    features, online = data["train"].features, None
+    if teacher_args.teacher_mode == "online":
+        online = load_online_teachers(teacher_args, features["labels"].names)
+        teachers = online.identities
+    else:
+        data["train"], teachers = attach_teachers(data["train"], teacher_args)
     set_seed(training.seed)
     model, extractor = build_model(model_args, features["labels"].names)
     frontend = build_training_frontend(extractor, augmentation, data_args, devices=features["device_ids"].names)
 
-    trainer = build_trainer(model, training, data, frontend=frontend)
+    trainer = build_trainer(model, training, data, frontend=frontend, teachers=online)
     trainer.train(resume_from_checkpoint=True)
     results = finish_run(trainer, folder, teachers=teachers)
     print_once(run_summary(results, folder))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_ascdistill import DataArguments, DistillationTrainingArguments, ModelArguments, parse_recipe
+from hf_ascdistill import DataArguments, DistillationTrainingArguments, ModelArguments, TeacherArguments, parse_recipe
 
 
 @pytest.fixture
@@ -85,3 +85,27 @@ def test_paper_length_is_the_paper_schedule(tmp_path, golden):
 def test_setting_that_would_break_the_front_end_raises(tmp_path, setting):
     with pytest.raises(ValueError, match=next(iter(setting))):
         DistillationTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **setting)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--teacher_mode", "offline"], "teacher_mode is 'offline'; expected one of cached, online"),
+        (["--teacher_mode", "online"], "no teachers are named: pass --teachers"),
+        (["--teachers", "run-a", "run-b"], r"teachers are named \(run-a, run-b\), but teacher_mode is cached"),
+        (
+            ["--teacher_mode", "online", "--teachers", "run", "--teacher_logits", "set"],
+            r"teacher_logits are named \(set\), but teacher_mode is online",
+        ),
+    ],
+)
+def test_teachers_that_are_named_in_the_other_mode_s_way_raise(argv, message):
+    with pytest.raises(ValueError, match=message):
+        parse_recipe(TeacherArguments, argv=argv)
+
+
+def test_teachers_are_cached_or_online():
+    (cached,) = parse_recipe(TeacherArguments, argv=["--teacher_logits", "a", "b"])
+    (online,) = parse_recipe(TeacherArguments, argv=["--teacher_mode", "online", "--teachers", "a", "b"])
+    assert (cached.teacher_mode, cached.teacher_logits, cached.teachers) == ("cached", ["a", "b"], None)
+    assert (online.teacher_mode, online.teacher_logits, online.teachers) == ("online", None, ["a", "b"])

@@ -24,11 +24,13 @@ from hf_ascdistill import (
     build_trainer,
     build_training_frontend,
     load_classifier,
+    load_online_teachers,
     load_training_data,
     prepare_recordings,
 )
 from hf_ascdistill.building import ConciseProgress
 from hf_ascdistill.data.logits import FORMAT, MANIFEST_NAME, write_logits_file
+from hf_ascdistill.data.random_crops import random_crops_of
 from hf_ascdistill.files import write_json
 
 SCENES = ["bus", "park", "tram"]
@@ -54,6 +56,14 @@ def test_training_clips_become_crops_and_evaluation_clips_stay(store, data):
     cut = load_training_data(DataArguments(str(store), crop_hop=0.5))
     assert (len(data["train"]), len(cut["train"])) == (60, 90)
     assert (len(data["evaluate"]), len(cut["evaluate"])) == (30, 30)
+
+
+@pytest.mark.parametrize(("hop", "crops"), [(None, 60), (0.5, 90)])
+def test_training_clips_become_random_crops(store, data, hop, crops):
+    cut = load_training_data(DataArguments(str(store), crop_hop=hop, random_crops=True))
+    assert (len(cut["train"]), len(cut["evaluate"])) == (crops, 30)
+    assert not np.array_equal(cut["train"][0]["waveform"], data["train"][0]["waveform"])
+    assert np.array_equal(cut["evaluate"][0]["waveform"], data["evaluate"][0]["waveform"])
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +236,26 @@ def test_student_without_teachers_raises(data):
         attach_teachers(data["train"], TeacherArguments())
 
 
+@pytest.fixture(scope="module")
+def teacher(data, tmp_path_factory, extractor):
+    """Folder of a teacher that decides between the data's scenes."""
+    folder = tmp_path_factory.mktemp("teacher") / "cpm-s0"
+    tiny_model(data["train"].features["labels"].names).save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return folder
+
+
+def test_online_teachers_are_loaded_by_folder(data, teacher, saved):
+    scenes = data["train"].features["labels"].names
+    teachers = load_online_teachers(TeacherArguments(teacher_mode="online", teachers=[str(teacher)]), scenes)
+    assert [identity["name"] for identity in teachers.identities] == ["cpm-s0"]
+    both = TeacherArguments(teacher_mode="online", teachers=[str(teacher), str(saved[0])])
+    with pytest.raises(ValueError, match=f"{saved[0]}'s 3 classes are bus, park, tram"):
+        load_online_teachers(both, scenes)
+    with pytest.raises(ValueError, match="teacher_mode is 'cached'"):
+        load_online_teachers(TeacherArguments(), scenes)
+
+
 def trainer_in_seat(seat: str, data, extractor, folder):
     batches = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 8}
     arguments = DistillationTrainingArguments(
@@ -251,6 +281,18 @@ def test_both_seats_train_with_augmentation(data, extractor, tmp_path, seat):
     few = {"train": data["train"].select(range(32)), "evaluate": data["evaluate"].select(range(8))}
     trainer = trainer_in_seat(seat, few, extractor, tmp_path)
     assert np.isfinite(trainer.train().training_loss)
+
+
+@pytest.mark.parametrize("seat", ["accelerator", "workers"])
+def test_both_seats_draw_random_crops_anew_in_each_epoch(store, extractor, tmp_path, seat):
+    cut = load_training_data(DataArguments(str(store), random_crops=True))
+    few = {"train": cut["train"].select(range(32)), "evaluate": cut["evaluate"].select(range(8))}
+    trainer = trainer_in_seat(seat, few, extractor, tmp_path)
+    crops = random_crops_of(trainer.train_dataset)
+    before = crops.draw.tolist()
+    trainer.args.num_train_epochs = 2
+    trainer.train()
+    assert (before, crops.draw.tolist()) == ([0, 0], [trainer.args.seed, 1])
 
 
 def test_epoch_that_would_end_in_one_clip_raises_before_training(data, extractor, tmp_path):

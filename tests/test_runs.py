@@ -99,6 +99,25 @@ def test_folder_of_another_configuration_raises_with_what_differs(tmp_path, sett
         open_run(arguments(tmp_path, **settings), *others)
 
 
+def test_field_that_an_older_run_lacks_had_its_default(tmp_path):
+    others = (DataArguments("corpus"), AugmentationArguments(), TeacherArguments(["logits"]))
+    open_run(arguments(tmp_path), *others)
+    path = tmp_path / "configuration.json"
+    old = json.loads(path.read_text())
+    for name in ("teacher_mode", "teachers", "fms_p", "kd_lambda"):
+        del old[name]
+    path.write_text(json.dumps(old))
+    assert open_run(arguments(tmp_path), *others) == tmp_path
+    with pytest.raises(ValueError, match="configuration: fms_p was 0.4, now 0.8; kd_lambda was 0.02, now 0.5. Choose"):
+        open_run(arguments(tmp_path, kd_lambda=0.5), others[0], AugmentationArguments(fms_p=0.8), others[2])
+
+
+def test_field_without_a_default_that_a_run_lacks_raises(tmp_path):
+    open_run(arguments(tmp_path))
+    with pytest.raises(ValueError, match="data was None, now 'corpus'"):
+        open_run(arguments(tmp_path), DataArguments("corpus"))
+
+
 def test_settings_that_change_no_number_may_differ(tmp_path):
     open_run(arguments(tmp_path), DataArguments("corpus"))
     open_run(arguments(tmp_path, save_total_limit=9, per_device_eval_batch_size=3), DataArguments("corpus"))

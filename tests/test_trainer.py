@@ -63,14 +63,21 @@ def small_student() -> nn.Module:
     return CpMobileForAudioClassification(CpMobileConfig(base_channels=8))
 
 
-def trainer_of(tmp_path, model, *, frontend=None, dataset=None, callbacks=(), **settings) -> DistillationTrainer:
+def trainer_of(
+    tmp_path, model, *, frontend=None, dataset=None, callbacks=(), teachers=None, **settings
+) -> DistillationTrainer:
     defaults = {"num_train_epochs": 2, "per_device_train_batch_size": 16, "eval_strategy": "no", "seed": 5}
     arguments = DistillationTrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, **{**defaults, "save_strategy": "no", **settings}
     )
     dataset = clips() if dataset is None else dataset
     return DistillationTrainer(
-        model, arguments, frontend=frontend or plain_frontend(), train_dataset=dataset, callbacks=list(callbacks)
+        model,
+        arguments,
+        frontend=frontend or plain_frontend(),
+        teachers=teachers,
+        train_dataset=dataset,
+        callbacks=list(callbacks),
     )
 
 

@@ -15,6 +15,7 @@ from .schedule import EpochSchedule
 
 CONFIG_FLAG = "--config"
 FRONTEND_SEATS = ("accelerator", "workers")
+TEACHER_MODES = ("cached", "online")
 
 
 @dataclass
@@ -25,6 +26,9 @@ class DataArguments:
         data (`str`): folder of a corpus in TAU22's layout, or a store written by `prepare`.
         train_list (`str`, *optional*): csv of the training clips in place of fold1_train.csv (a DCASE24 split).
         crop_hop (`float`, *optional*): train on 1-s crops that begin every so many seconds; unset: on the clips alone.
+        random_crops (`bool`, *optional*, defaults to `False`): training crops begin at a random sample of the
+            recording, a new draw each epoch; one for each `crop_hop` seconds, unset: for each second. They have no
+            cached logits.
         impulse_responses (`str`, *optional*): folder of impulse responses for DIR; unset: a small generated bank.
         resample_impulse_responses (`bool`, *optional*, defaults to `False`): resample them to 32 kHz where needed.
     """
@@ -32,6 +36,7 @@ class DataArguments:
     data: str = field(metadata={"help": "corpus in TAU22's layout, or a store written by prepare_data.py"})
     train_list: str | None = field(default=None, metadata={"help": "csv of training clips (a DCASE24 split)"})
     crop_hop: float | None = field(default=None, metadata={"help": "seconds between shifted crops; unset: clips"})
+    random_crops: bool = field(default=False, metadata={"help": "crops at random samples, a new draw each epoch"})
     impulse_responses: str | None = field(default=None, metadata={"help": "folder of impulse responses for DIR"})
     resample_impulse_responses: bool = field(default=False, metadata={"help": "resample them to 32 kHz"})
 
@@ -41,14 +46,19 @@ class ModelArguments:
     """Parameters that control which network is trained.
 
     Args:
-        architecture (`str`, *optional*, defaults to `"cp-mobile"`): `cp-mobile` or `cp-resnet`.
-        size (`str`, *optional*, defaults to `"128k"`): one of the paper's sizes, 128k, 450k, 1m, 4m, 8m.
+        architecture (`str`, *optional*, defaults to `"cp-mobile"`): `cp-mobile`, `cp-resnet` or `passt`.
+        size (`str`, *optional*, defaults to `"128k"`): one of the paper's sizes, 128k, 450k, 1m, 4m, 8m; `s` of PaSST.
         initial_weights (`str`, *optional*): folder of a saved model to start from; architecture and size are its own.
+        config_overrides (`str`, *optional*): fields of a new model's configuration that differ from its size, such as
+            `"hidden_size=48,num_hidden_layers=2,num_attention_heads=4,intermediate_size=192"`.
     """
 
-    architecture: str = field(default="cp-mobile", metadata={"help": "cp-mobile or cp-resnet"})
-    size: str = field(default="128k", metadata={"help": "128k, 450k, 1m, 4m or 8m"})
+    architecture: str = field(default="cp-mobile", metadata={"help": "cp-mobile, cp-resnet or passt"})
+    size: str = field(default="128k", metadata={"help": "128k, 450k, 1m, 4m or 8m; s of passt"})
     initial_weights: str | None = field(default=None, metadata={"help": "folder of a saved model to start from"})
+    config_overrides: str | None = field(
+        default=None, metadata={"help": "name=value,... in the configuration of a new model"}
+    )
 
 
 @dataclass
@@ -89,10 +99,34 @@ class TeacherArguments:
         teacher_logits (`list[str]`): logit sets written by `predict_logits`; several are averaged.
         allow_extra_logits (`bool`, *optional*, defaults to `False`): the sets may hold more clips than the student
             trains on (a DCASE24 split of a corpus whose logits are complete).
+        teacher_mode (`str`, *optional*, defaults to `"cached"`): `cached`: the teachers' logits of the clean clips;
+            `online`: the teachers run in the student's training loop, on the same augmented clips.
+        teachers (`list[str]`, *optional*): runs of teachers, for `online`; their raw logits are averaged.
+
+    Raises:
+        ValueError: the mode is unknown, or the teachers are named in the other mode's way.
     """
 
     teacher_logits: list[str] | None = field(default=None, metadata={"help": "folders of logit sets, averaged"})
     allow_extra_logits: bool = field(default=False, metadata={"help": "the sets may hold more clips than are used"})
+    teacher_mode: str = field(default="cached", metadata={"help": "cached or online (teachers in the training loop)"})
+    teachers: list[str] | None = field(default=None, metadata={"help": "folders of teachers, for online, averaged"})
+
+    def __post_init__(self) -> None:
+        if self.teacher_mode not in TEACHER_MODES:
+            raise ValueError(f"teacher_mode is {self.teacher_mode!r}; expected one of {', '.join(TEACHER_MODES)}.")
+        if self.teacher_mode == "cached" and self.teachers:
+            raise ValueError(
+                f"teachers are named ({', '.join(self.teachers)}), but teacher_mode is cached: pass --teacher_mode "
+                "online, or cache their logits with cache_logits.py and pass --teacher_logits."
+            )
+        if self.teacher_mode == "online" and self.teacher_logits:
+            raise ValueError(
+                f"teacher_logits are named ({', '.join(self.teacher_logits)}), but teacher_mode is online: pass the "
+                "teachers' folders as --teachers, or leave teacher_mode at cached."
+            )
+        if self.teacher_mode == "online" and not self.teachers:
+            raise ValueError("teacher_mode is online, but no teachers are named: pass --teachers FOLDER...")
 
 
 @dataclass
@@ -220,6 +254,8 @@ def parse_recipe(*dataclass_types: type, argv: Sequence[str] | None = None, desc
         raise ValueError(f"unknown argument(s) {', '.join(unknown)} in {', '.join(map(str, files))}; see --help.")
     for name, value in defaults.items():
         actions[name].required = False
+        if actions[name].nargs == "+" and not isinstance(value, list | None):
+            value = [value]  # one name where several may stand
         # argparse converts string defaults as if they were typed: YAML reads 1e-3 as a string
         parser.set_defaults(**{name: str(value) if isinstance(value, int | float) else value})
     instances = parser.parse_args_into_dataclasses(args=argv, look_for_args_file=False)[: len(dataclass_types)]

@@ -1,12 +1,13 @@
 """From arguments to parts: data, model, front-end and trainer of a recipe."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, ProgressCallback
+from transformers import PreTrainedConfig, PreTrainedModel, ProgressCallback
+from transformers.utils import CONFIG_NAME
 
 from .arguments import (
     AugmentationArguments,
@@ -20,6 +21,8 @@ from .data.corpus import load_corpus
 from .data.crops import shifted_crops
 from .data.impulse_responses import default_impulse_responses, load_impulse_responses
 from .data.index import rows_of
+from .data.random_crops import random_crops
+from .ensembles import named_by_folder
 from .evaluation import SceneEvaluation
 from .models import (
     AscFeatureExtractor,
@@ -27,7 +30,10 @@ from .models import (
     CpMobileForAudioClassification,
     CpResNetConfig,
     CpResNetForAudioClassification,
+    PasstConfig,
+    PasstForAudioClassification,
 )
+from .online import OnlineTeachers
 from .teachers import attach_logits, average_logits, check_scenes, load_logits
 from .trainer import DistillationTrainer
 from .transforms import AcousticFrontend, AugmentationSettings, FreqMixStyle, build_frontend, with_frontend
@@ -35,6 +41,7 @@ from .transforms import AcousticFrontend, AugmentationSettings, FreqMixStyle, bu
 ARCHITECTURES = {
     "cp-mobile": (CpMobileConfig, CpMobileForAudioClassification),
     "cp-resnet": (CpResNetConfig, CpResNetForAudioClassification),
+    "passt": (PasstConfig, PasstForAudioClassification),
 }
 
 
@@ -46,18 +53,22 @@ def load_training_data(arguments: DataArguments):
 
     Returns:
         `datasets.DatasetDict`: `train` and `evaluate`. With a `crop_hop`, training is cut into 1-s crops every so many
-        seconds, and evaluation recordings that are longer than 1 s into 1-s clips that do not overlap.
+        seconds, with `random_crops` at random samples that `DistillationTrainer` draws anew in each epoch; and
+        evaluation recordings that are longer than 1 s into 1-s clips that do not overlap.
 
     Raises:
-        ValueError: there is no `crop_hop` and the clips of a split differ in length.
+        ValueError: nothing cuts the clips of a split, which differ in length; or random crops are asked for and the
+            data are not prepared.
     """
     data = load_corpus(arguments.data, train_list=arguments.train_list)
     lengths = {split: set(rows_of(clips)[LENGTH].to_pylist()) for split, clips in data.items()}
-    if arguments.crop_hop is not None:
-        data["train"] = shifted_crops(data["train"], hop_seconds=arguments.crop_hop)
+    is_cut = arguments.crop_hop is not None or arguments.random_crops
+    if is_cut:
+        cut = random_crops if arguments.random_crops else shifted_crops
+        data["train"] = cut(data["train"], hop_seconds=1.0 if arguments.crop_hop is None else arguments.crop_hop)
         if lengths["evaluate"] != {SAMPLING_RATE}:
             data["evaluate"] = shifted_crops(data["evaluate"], hop_seconds=1.0)
-    for split in () if arguments.crop_hop is not None else data:
+    for split in () if is_cut else data:
         if len(lengths[split]) > 1:
             raise ValueError(
                 f"the clips of {split} in {arguments.data} last {min(lengths[split]) / SAMPLING_RATE:g} to "
@@ -74,15 +85,53 @@ def build_model(arguments: ModelArguments, scenes: Sequence[str]) -> tuple[PreTr
         scenes (`Sequence[str]`): names of the classes, in the order of the label ids.
 
     Raises:
-        ValueError: the architecture is unknown, or a loaded model has other classes.
+        ValueError: the architecture is unknown, a loaded model has other classes, or `config_overrides` are no fields
+            of the architecture or are given for a loaded model.
     """
     if arguments.initial_weights is not None:
+        if arguments.config_overrides is not None:
+            raise ValueError(
+                f"config_overrides is {arguments.config_overrides!r}, but initial_weights is given: a saved model "
+                "keeps its own configuration; give one of them."
+            )
         return load_classifier(arguments.initial_weights, scenes)
     if arguments.architecture not in ARCHITECTURES:
         raise ValueError(f"architecture is {arguments.architecture!r}; expected one of {', '.join(ARCHITECTURES)}.")
     config_class, model_class = ARCHITECTURES[arguments.architecture]
-    config = config_class.from_preset(arguments.size, **label_names(scenes))
+    overrides = parse_overrides(arguments.config_overrides or "", config_class)
+    config = config_class.from_preset(arguments.size, **overrides, **label_names(scenes))
     return model_class(config), AscFeatureExtractor.from_preset(arguments.architecture)
+
+
+def parse_overrides(text: str, config_class: type[PreTrainedConfig]) -> dict[str, int | float]:
+    """Reads `"hidden_size=48,num_hidden_layers=2"` as fields of a configuration.
+
+    Args:
+        text (`str`): `name=value` pairs, separated by commas; may be empty.
+        config_class (`type[PreTrainedConfig]`): the configuration; only fields of its own may be named.
+
+    Raises:
+        ValueError: a pair has no `=`, a name is unknown or named twice, or a value is no number of the field's type.
+    """
+    inherited = {field.name for field in fields(PreTrainedConfig)}
+    types = {field.name: field.type for field in fields(config_class) if field.name not in inherited}
+    values: dict[str, int | float] = {}
+    for pair in filter(None, map(str.strip, text.split(","))):
+        name, equals, value = map(str.strip, pair.partition("="))
+        if not equals:
+            raise ValueError(f"config_overrides has {pair!r}; expected name=value pairs, separated by commas.")
+        if name not in types or name in values:
+            problem = "twice" if name in values else "as a field"
+            raise ValueError(
+                f"config_overrides names {name!r} {problem}; expected fields of {config_class.__name__}, each once: "
+                f"{', '.join(types)}."
+            )
+        try:
+            values[name] = types[name](value)
+        except ValueError as error:
+            expected = "a whole number" if types[name] is int else "a number"
+            raise ValueError(f"config_overrides gives {name} the value {value!r}; expected {expected}.") from error
+    return values
 
 
 def load_classifier(
@@ -103,6 +152,37 @@ def load_classifier(
     if scenes is not None:
         check_scenes(model, scenes)
     return model, AutoFeatureExtractor.from_pretrained(path)
+
+
+def load_classifiers(
+    paths: Sequence[str | Path], scenes: Sequence[str] | None = None
+) -> dict[str, tuple[PreTrainedModel, AcousticFrontend]]:
+    """Loads several saved classifiers by the names of their folders, each with its front-end.
+
+    Args:
+        paths (`Sequence[str | Path]`): folders or Hub names.
+        scenes (`Sequence[str]`, *optional*): classes that the models must have, in order.
+
+    Raises:
+        ValueError: two folders have the same name, or a model has other classes; it is named.
+        FileNotFoundError: a folder is no finished run, or there is neither a folder nor a model of the Hub.
+    """
+    named = named_by_folder(paths)
+    for path in named.values():
+        if path.is_dir() and not (path / CONFIG_NAME).exists():
+            raise FileNotFoundError(f"{path} is no finished run ({CONFIG_NAME} is missing); train it to its end.")
+    runs = {}
+    for name, path in named.items():
+        try:
+            model, extractor = load_classifier(path)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{path} is neither the folder of a run nor a model of the Hub that can be loaded; its error: {error}"
+            ) from error
+        if scenes is not None:
+            check_scenes(model, scenes, name=path)
+        runs[name] = (model, AcousticFrontend(extractor))
+    return runs
 
 
 def label_names(scenes: Sequence[str]) -> dict[str, dict]:
@@ -163,8 +243,25 @@ def attach_teachers(clips, arguments: TeacherArguments) -> tuple[Any, list[dict]
         raise ValueError(
             "a student needs teachers: pass --teacher_logits FOLDER..., or train it with train_teacher.py."
         )
-    ensemble = average_logits([load_logits(folder) for folder in arguments.teacher_logits])
+    ensemble = average_logits(load_logits(folder) for folder in arguments.teacher_logits)
     return attach_logits(clips, ensemble, allow_extra=arguments.allow_extra_logits), list(ensemble.members)
+
+
+def load_online_teachers(arguments: TeacherArguments, scenes: Sequence[str]) -> OnlineTeachers:
+    """Loads the teachers that run in the student's training loop.
+
+    Args:
+        arguments ([`TeacherArguments`]): names the teachers' folders.
+        scenes (`Sequence[str]`): classes that they must have, in order.
+
+    Raises:
+        ValueError: the arguments ask for cached logits, two folders have one name, or a teacher has other classes; it
+            is named.
+        FileNotFoundError: a folder is no finished run.
+    """
+    if arguments.teacher_mode != "online":
+        raise ValueError(f"teacher_mode is {arguments.teacher_mode!r}; online teachers need 'online'.")
+    return OnlineTeachers(load_classifiers(arguments.teachers, scenes))
 
 
 class ConciseProgress(ProgressCallback):
@@ -184,6 +281,7 @@ def build_trainer(
     data: Mapping[str, Any],
     *,
     frontend: AcousticFrontend,
+    teachers: OnlineTeachers | None = None,
 ) -> DistillationTrainer:
     """Builds the trainer of a run, with the front-end in the seat that the arguments name.
 
@@ -192,18 +290,27 @@ def build_trainer(
         arguments ([`DistillationTrainingArguments`]): training arguments.
         data (`Mapping[str, Dataset]`): `train` and `evaluate`.
         frontend ([`AcousticFrontend`]): the augmenting front-end.
+        teachers ([`OnlineTeachers`], *optional*): teachers that run in the training loop; unset: the training data
+            have `teacher_logits`, or labels alone.
 
     Raises:
-        ValueError: an epoch would end in a batch of one clip, which Freq-MixStyle cannot mix.
+        ValueError: an epoch would end in a batch of one clip, which Freq-MixStyle cannot mix; or teachers are online
+            and the front-end sits in the workers.
     """
     train, evaluate = data["train"], data["evaluate"]
-    _check_last_batch(len(train), arguments, frontend)
+    if teachers is not None and arguments.frontend_seat == "workers":
+        raise ValueError(
+            "frontend_seat is workers, so only log-mels reach the trainer, but online teachers need the waveforms: "
+            "pass --frontend_seat accelerator, or cache the teachers' logits."
+        )
+    check_last_batch(len(train), arguments, frontend)
     if arguments.frontend_seat == "workers":
         train, evaluate = with_frontend(train, frontend), with_frontend(evaluate, frontend.evaluation())
     trainer = DistillationTrainer(
         model,
         arguments,
         frontend=frontend,
+        teachers=teachers,
         train_dataset=train,
         eval_dataset=evaluate,
         compute_metrics=SceneEvaluation.of(data),
@@ -215,8 +322,17 @@ def build_trainer(
     return trainer
 
 
-def _check_last_batch(clips: int, arguments: DistillationTrainingArguments, frontend: AcousticFrontend) -> None:
-    """Raises before training what Freq-MixStyle would raise at the end of the first epoch."""
+def check_last_batch(clips: int, arguments: DistillationTrainingArguments, frontend: AcousticFrontend) -> None:
+    """Raises before training what Freq-MixStyle would raise at the end of the first epoch.
+
+    Args:
+        clips (`int`): number of training clips.
+        arguments ([`DistillationTrainingArguments`]): has the size of the batch.
+        frontend ([`AcousticFrontend`]): the augmenting front-end.
+
+    Raises:
+        ValueError: it mixes, and an epoch would end in a batch of one clip.
+    """
     mixes = any(
         isinstance(transform, FreqMixStyle) and transform.p > 0 for transform in frontend.spectrogram_transforms
     )
@@ -234,7 +350,11 @@ __all__ = [
     "build_model",
     "build_trainer",
     "build_training_frontend",
+    "check_last_batch",
     "load_bank",
     "load_classifier",
+    "load_classifiers",
+    "load_online_teachers",
     "load_training_data",
+    "parse_overrides",
 ]

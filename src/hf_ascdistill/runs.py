@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ NUMERIC_FIELDS = (
 def open_run(training: DistillationTrainingArguments, *others: Any) -> Path:
     """Opens the folder of a run: writes its configuration, or checks that it is the same as before.
 
+    A field that the configuration of an older run lacks is taken to have had its default.
+
     Args:
         training ([`DistillationTrainingArguments`]): names the folder.
         others (`Any`): the recipe's other argument dataclasses.
@@ -81,7 +83,7 @@ def open_run(training: DistillationTrainingArguments, *others: Any) -> Path:
     for arguments in others:
         wanted.update(asdict(arguments))
     if path.exists():
-        present = json.loads(path.read_text())
+        present = {**_defaults(training, *others), **json.loads(path.read_text())}
         differing = [
             f"{name} was {present.get(name)!r}, now {wanted.get(name)!r}"
             for name in sorted(wanted.keys() | present.keys())
@@ -96,6 +98,17 @@ def open_run(training: DistillationTrainingArguments, *others: Any) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, wanted)
     return folder
+
+
+def _defaults(training: DistillationTrainingArguments, *others: Any) -> dict[str, Any]:
+    """Returns the defaults of what a configuration holds: a run that was opened before a field was there had those."""
+    defaults = {
+        known.name: known.default if known.default_factory is MISSING else known.default_factory()
+        for arguments in (training, *others)
+        for known in fields(arguments)
+        if known.name in NUMERIC_FIELDS or arguments is not training
+    }
+    return {name: value for name, value in defaults.items() if value is not MISSING}
 
 
 def finish_run(trainer: DistillationTrainer, folder: Path, *, teachers: Sequence[dict] = ()) -> dict[str, Any]:

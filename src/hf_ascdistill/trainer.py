@@ -18,7 +18,9 @@ from transformers.utils import logging
 from .arguments import DistillationTrainingArguments
 from .data.collator import collate_clips
 from .data.columns import INPUT_VALUES, LABELS, TEACHER_LOGITS, WAVEFORM
+from .data.random_crops import random_crops_of
 from .losses import distillation_loss_parts
+from .online import OnlineTeachers
 from .transforms.frontend import AcousticFrontend
 
 logger = logging.get_logger(__name__)
@@ -33,6 +35,15 @@ class ReseedPerRank(TrainerCallback):
         set_seed(args.seed, device_specific=True)
 
 
+class DrawCropsAnew(TrainerCallback):
+    """Moves random crops to other places in each epoch; the seed and the epoch alone decide where."""
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs) -> None:
+        crops = random_crops_of(train_dataloader.dataset)
+        if crops is not None:
+            crops.draw_anew(seed=args.seed, epoch=int(state.epoch))
+
+
 class DistillationTrainer(Trainer):
     """Trains a student on teacher logits (paper, Eq. 1), or a teacher where the dataset has none.
 
@@ -45,6 +56,8 @@ class DistillationTrainer(Trainer):
         args ([`DistillationTrainingArguments`]): training arguments.
         frontend ([`AcousticFrontend`], *optional*): turns waveforms into log-mels; its evaluation twin serves
             evaluation.
+        teachers ([`OnlineTeachers`], *optional*): frozen teachers that see each training batch as the student does, in
+            place of a dataset's `teacher_logits`; each process has its own copy. Evaluation goes without them.
         kwargs: passed on to [`~transformers.Trainer`].
     """
 
@@ -56,24 +69,38 @@ class DistillationTrainer(Trainer):
         args: DistillationTrainingArguments,
         *,
         frontend: AcousticFrontend | None = None,
+        teachers: OnlineTeachers | None = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_clips)
         if args.channels_last:
             model = model.to(memory_format=torch.channels_last)
         super().__init__(model, args, **kwargs)
-        self.frontend = frontend
+        self.frontend, self.teachers = frontend, teachers
+        if teachers is not None:
+            memory_format = torch.channels_last if args.channels_last else torch.preserve_format
+            teachers.to(args.device, memory_format=memory_format)
         self.add_callback(ReseedPerRank())
+        self.add_callback(DrawCropsAnew())
         self._loss_parts: dict[str, torch.Tensor] = {}
         self._steps_of_parts = 0
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         inputs = super()._prepare_inputs(inputs)
-        if WAVEFORM not in inputs:
+        is_taught_online = self.teachers is not None and self.model.training
+        if WAVEFORM not in inputs and not is_taught_online:
             return inputs
         if self.frontend is None:
             raise ValueError("the dataset yields waveforms, but the trainer has no front-end: pass frontend=...")
+        if is_taught_online:
+            return self._with_online_logits(inputs)
         return self.frontend(inputs) if self.model.training else self.frontend.evaluation()(inputs)
+
+    def _with_online_logits(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Makes the student's log-mels, and adds what the teachers say to theirs of the same augmented clips."""
+        batch, views = self.teachers.views(inputs, self.frontend)
+        with self.accelerator.autocast():
+            return {**batch, TEACHER_LOGITS: self.teachers.logits(views)}
 
     def compute_loss(
         self,
@@ -204,4 +231,4 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return str(complete[max(complete)]) if complete else None
 
 
-__all__ = ["DistillationTrainer", "ReseedPerRank", "last_complete_checkpoint"]
+__all__ = ["DistillationTrainer", "DrawCropsAnew", "ReseedPerRank", "last_complete_checkpoint"]

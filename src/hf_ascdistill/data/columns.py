@@ -17,14 +17,18 @@ START = "start"  # int64, first sample of the clip in its recording
 LENGTH = "length"  # int64, samples
 PATH = "path"  # str, absolute path of the clip's wav; only before `prepare`
 CONTENT = "content"  # str, hash of the audio file; only after `prepare`
+EARLIEST = "earliest"  # int64, first and last sample at which a random crop may begin
+LATEST = "latest"
 
 __all__ = [
     "CITY",
     "CONTENT",
     "DEVICE_IDS",
+    "EARLIEST",
     "EXAMPLE_ID",
     "INPUT_VALUES",
     "LABELS",
+    "LATEST",
     "LENGTH",
     "PATH",
     "RECORDING",

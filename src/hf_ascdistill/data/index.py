@@ -12,8 +12,10 @@ from .columns import (
     CITY,
     CONTENT,
     DEVICE_IDS,
+    EARLIEST,
     EXAMPLE_ID,
     LABELS,
+    LATEST,
     LENGTH,
     PATH,
     RECORDING,
@@ -21,7 +23,7 @@ from .columns import (
     WAVEFORM,
 )
 
-LOCATION_COLUMNS = (RECORDING, START, LENGTH, PATH, CONTENT)  # what a row does not yield
+LOCATION_COLUMNS = (RECORDING, START, LENGTH, PATH, CONTENT, EARLIEST, LATEST)  # what a row does not yield
 CROP_SUFFIX = r"\+(\d+)ms$"  # of the example_id of a shifted crop
 
 

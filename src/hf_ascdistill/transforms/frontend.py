@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -127,9 +127,17 @@ class AcousticFrontend:
         Raises:
             ValueError: there is no waveform, or the clips differ in length.
         """
+        return self.to_spectrograms(self.augment_waveforms(batch))
+
+    def augment_waveforms(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Does the first half: the waveform transforms, on columns that have become tensors."""
         batch = _as_tensors(batch)
         for transform in self.waveform_transforms:
             batch = transform(batch)
+        return batch
+
+    def to_spectrograms(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Does the second half: log-mels of augmented waveforms, and the spectrogram transforms."""
         input_values = self.extractor.log_mel(batch[WAVEFORM], fmax=self._draw_fmax())
         batch = {name: column for name, column in batch.items() if name != WAVEFORM} | {INPUT_VALUES: input_values}
         for transform in self.spectrogram_transforms:
@@ -139,6 +147,22 @@ class AcousticFrontend:
     def evaluation(self) -> "AcousticFrontend":
         """Returns the evaluation twin: the same extractor, no augmentation, no randomness."""
         return AcousticFrontend(self.extractor)
+
+    def with_extractor(self, extractor: AscFeatureExtractor) -> "AcousticFrontend":
+        """Returns the same augmentation around another extractor: masks bound the same share of mels and seconds.
+
+        Args:
+            extractor ([`AscFeatureExtractor`]): waveform to log-mel.
+        """
+        mels = extractor.n_mels / self.extractor.n_mels
+        frames = self.extractor.hop_length / extractor.hop_length
+        transforms = tuple(
+            transform.scaled(mels, frames, fill_value=extractor.mask_value)
+            if isinstance(transform, SpectrogramMask)
+            else transform
+            for transform in self.spectrogram_transforms
+        )
+        return replace(self, extractor=extractor, spectrogram_transforms=transforms)
 
     def _draw_fmax(self) -> int | None:
         if self.fmax_jitter is None:

@@ -1,6 +1,6 @@
 """Augmentation of log-mel spectrograms: masks and Freq-MixStyle, on any device."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -58,6 +58,16 @@ class SpectrogramMask:
         is_covered = is_covered | draw_spans(masks, frames, max_width=self.max_time)[:, None, :]
         is_covered = is_covered.to(spectrograms.device, non_blocking=True)
         return {**batch, INPUT_VALUES: torch.where(is_covered, self.fill_value, spectrograms)}
+
+    def scaled(self, mels: float, frames: float, *, fill_value: float) -> "SpectrogramMask":
+        """Returns the mask of the same part of a spectrogram with `mels` times the bins and `frames` times the frames.
+
+        From the same random numbers it covers the same share of both axes, up to a cell.
+        """
+        # never from something to 0, which would draw no random numbers
+        max_freq = max(round(self.max_freq * mels), min(self.max_freq, 1))
+        max_time = max(round(self.max_time * frames), min(self.max_time, 1))
+        return replace(self, max_freq=max_freq, max_time=max_time, fill_value=fill_value)
 
 
 def draw_spans(count: int, size: int, *, max_width: int) -> torch.Tensor:
