@@ -1,0 +1,1 @@
+"""The paper's tables: their grid of teachers and students, and the plan that trains them."""
