@@ -1,4 +1,4 @@
-"""Evaluates a run, a converted checkpoint or a model of the Hub on a corpus or a prepared store.
+"""Evaluates a run, a converted checkpoint, a model of the Hub or per-device students on a corpus or a prepared store.
 
 python recipes/evaluate_run.py --model runs/student-cpr-128k-dirfms-s0 --data prepared/tau22 --split evaluate --json
 """
@@ -10,8 +10,10 @@ from accelerate import PartialState
 
 from hf_ascdistill import (
     AcousticFrontend,
+    DeviceStudents,
     aligned_only,
     evaluate_clips,
+    has_device_students,
     load_classifier,
     load_split,
     metrics_table,
@@ -24,7 +26,7 @@ from hf_ascdistill import (
 class EvaluateArguments:
     """Parameters that control which model is evaluated on which clips."""
 
-    model: str = field(metadata={"help": "run folder, saved model or Hub name"})
+    model: str = field(metadata={"help": "run folder, saved model, Hub name or folder of per-device students"})
     data: str = field(metadata={"help": "corpus in TAU22's layout, or a store written by prepare_data.py"})
     split: str = field(default="evaluate", metadata={"help": "evaluate, train or all"})
     crop_hop: float | None = field(default=None, metadata={"help": "evaluate shifted crops, this many seconds apart"})
@@ -39,9 +41,14 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.crop_hop is not None:
         clips = shifted_crops(clips, hop_seconds=arguments.crop_hop)
         clips = aligned_only(clips) if arguments.aligned else clips
-    model, extractor = load_classifier(arguments.model, clips.features["labels"].names)
-    model.to(PartialState().device)
-    metrics = evaluate_clips(model, clips, frontend=AcousticFrontend(extractor), batch_size=arguments.batch_size)
+    scenes, settings = clips.features["labels"].names, {"batch_size": arguments.batch_size}
+    if has_device_students(arguments.model):  # each clip goes to the student of its device
+        students = DeviceStudents.from_pretrained(arguments.model, scenes=scenes).to(PartialState().device)
+        metrics = students.evaluate(clips, **settings)
+    else:
+        model, extractor = load_classifier(arguments.model, scenes)
+        model.to(PartialState().device)
+        metrics = evaluate_clips(model, clips, frontend=AcousticFrontend(extractor), **settings)
     print(json.dumps(metrics, indent=1) if arguments.json else metrics_table(metrics))
 
 

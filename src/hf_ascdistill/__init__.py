@@ -74,6 +74,7 @@ _PUBLIC_NAMES = {
     "runs": (
         "finish_run",
         "finished_results",
+        "measured_results",
         "open_run",
         "print_once",
         "results_table",
@@ -85,10 +86,14 @@ _PUBLIC_NAMES = {
         "check_batches",
         "clips_of_device",
         "devices_to_adapt",
+        "freeze_batch_norm",
         "save_general",
         "students_summary",
         "write_device_students",
     ),
+    "hub.card_context": ("CardContext",),
+    "hub.publish": ("publish", "publish_logits"),
+    "hub.repository": ("stage_repository", "validate_repository"),
     "experiments.grid": ("load_table", "student_name", "table_path"),
     "experiments.presets": ("load_preset", "preset_path"),
     "experiments.jobs": ("PlanSettings",),
@@ -96,6 +101,10 @@ _PUBLIC_NAMES = {
     "experiments.plan": ("Plan",),
     "experiments.tables": ("collect_table", "planned_seeds"),
     "experiments.report": ("write_tables",),
+    "hub.handler": ("BadRequest", "EndpointHandler", "Limits"),
+    "hub.serve": ("ServeArguments", "create_app"),
+    "hub.streaming": ("StreamDecision", "StreamingClassifier"),
+    "hub.windows": ("WindowScores", "predict_windows"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC_NAMES.items() for name in names}
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from .data.columns import DEVICE_IDS, LABELS
 from .schedule import EpochSchedule
@@ -176,6 +177,7 @@ class DistillationTrainingArguments(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "hide NaN losses from the log"})
     max_grad_norm: float = field(default=0.0, metadata={"help": "gradient clipping; 0: none, as in the paper"})
     remove_unused_columns: bool = field(default=False, metadata={"help": "must stay False: the front-end needs them"})
+    hub_strategy: str = field(default="end", metadata={"help": "must stay end: a run is published whole"})
     dataloader_pin_memory: bool = field(
         default_factory=torch.accelerator.is_available, metadata={"help": "pin batches; only an accelerator needs it"}
     )
@@ -192,6 +194,10 @@ class DistillationTrainingArguments(TrainingArguments):
             raise ValueError(f"frontend_seat is {self.frontend_seat!r}; expected one of {', '.join(FRONTEND_SEATS)}.")
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be False: the front-end reads waveform and device_ids.")
+        if self.hub_strategy != HubStrategy.END:
+            raise ValueError(
+                f"hub_strategy is {self.hub_strategy.value!r}; expected 'end': a run is published whole, with results."
+            )
 
     @property
     def schedule(self) -> EpochSchedule:

@@ -37,13 +37,13 @@ LAYERS = {
     "conversion": 2,
     "arguments": 2,
     "evaluation": 2,
-    "trainer": 3,
-    "building": 3,
-    "runs": 3,
-    "device_students": 3,
-    "device_adaptation": 3,
-    "experiments": 3,
-    "hub": 4,
+    "hub": 3,
+    "trainer": 4,
+    "building": 4,
+    "runs": 4,
+    "device_students": 4,
+    "device_adaptation": 4,
+    "experiments": 4,
 }
 # Files that are copied to the Hub: every absolute import in them becomes a package that the reader needs.
 SHIPPED = re.compile(r"models\.(?!__init__$).+|hub\.handler")
