@@ -168,6 +168,15 @@ def test_results_on_disk_are_those_that_are_returned(finished, results):
     assert json.loads(json.dumps(finished[2])) == results == finished_results(finished[0])
 
 
+def test_results_of_a_resumed_training_are_the_same_bytes(finished, monkeypatch):
+    folder, trainer, _ = finished
+    before = (folder / "results.json").read_bytes()
+    history = json.loads(json.dumps(trainer.state.log_history, sort_keys=True))  # as a checkpoint keeps it
+    monkeypatch.setattr(trainer.state, "log_history", history)
+    finish_run(trainer, folder, teachers=[{"name": "cpr-128k-dirfms-s0"}])
+    assert (folder / "results.json").read_bytes() == before
+
+
 def test_finished_folder_holds_pictures_and_the_trained_model(finished):
     folder, trainer, _ = finished
     for name in ("training_curve.png", "devices.png"):

@@ -10,14 +10,16 @@ import torch
 from accelerate import PartialState
 
 from .arguments import DistillationTrainingArguments
+from .building import load_classifier
 from .complexity import check_budget, measure_complexity
-from .data.columns import SAMPLING_RATE
-from .evaluation import metrics_table
+from .data.columns import DEVICE_IDS, LABELS, SAMPLING_RATE
+from .evaluation import evaluate_clips, metrics_table, usual_groups
 from .files import write_json
 from .metrics import mean_over_last_epochs
 from .models import AscFeatureExtractor
 from .pictures import draw_device_accuracy, draw_training_curve, require_matplotlib
 from .trainer import DistillationTrainer
+from .transforms import AcousticFrontend
 
 CONFIGURATION_NAME = "configuration.json"
 RESULTS_NAME = "results.json"
@@ -112,7 +114,7 @@ def _defaults(training: DistillationTrainingArguments, *others: Any) -> dict[str
 
 
 def finish_run(trainer: DistillationTrainer, folder: Path, *, teachers: Sequence[dict] = ()) -> dict[str, Any]:
-    """Saves the model with its front-end, `results.json` and the pictures.
+    """Saves the model with its front-end, `results.json` and the pictures; with `--push_to_hub`, publishes the run.
 
     Args:
         trainer ([`DistillationTrainer`]): after training.
@@ -122,7 +124,7 @@ def finish_run(trainer: DistillationTrainer, folder: Path, *, teachers: Sequence
     Returns:
         `dict`: what `results.json` holds: run, configuration, complexity, teachers, training, epochs, last_epochs.
     """
-    trainer.save_model(str(folder))
+    trainer.save_model(str(folder), _internal_call=True)  # a run is pushed once its results are there
     evaluation = trainer.compute_metrics
     complexity = measure_complexity(trainer.model, clip_shape(trainer.frontend.extractor))
     epochs = [evaluation_row(row) for row in trainer.state.log_history if "eval_accuracy" in row]
@@ -134,7 +136,8 @@ def finish_run(trainer: DistillationTrainer, folder: Path, *, teachers: Sequence
         "devices": evaluation.devices,
         "groups": evaluation.groups,
         "teachers": list(teachers),
-        "training": [row for row in trainer.state.log_history if "loss" in row],
+        # sorted: the state of a resumed training is, and the same run must give the same bytes
+        "training": [dict(sorted(row.items())) for row in trainer.state.log_history if "loss" in row],
         "epochs": epochs,
         "last_epochs": mean_over_last_epochs(epochs, trainer.args.last_epochs),
     }
@@ -144,13 +147,43 @@ def finish_run(trainer: DistillationTrainer, folder: Path, *, teachers: Sequence
             names = {"devices": evaluation.devices, "groups": evaluation.groups}
             draw_device_accuracy([results], folder / "devices.png", **names)
         write_json(folder / RESULTS_NAME, results)  # last: a run that has it is finished
+    if trainer.args.push_to_hub:
+        trainer.push_to_hub()
     return results
 
 
+def measured_results(path: str | Path, clips, *, batch_size: int = 64) -> dict[str, Any]:
+    """Returns what a model card tells of a model that was not trained here: its size, and its metrics on a dataset.
+
+    Args:
+        path (`str | Path`): folder or Hub name of the model.
+        clips (`datasets.Dataset`): clips of one length that it is evaluated on.
+        batch_size (`int`, *optional*, defaults to 64): clips at a time.
+
+    Returns:
+        `dict`: `run`, `complexity`, `scenes`, `devices`, `groups` and `last_epochs`, as in `results.json`.
+
+    Raises:
+        ValueError: the model has other classes than the clips.
+    """
+    scenes, devices = clips.features[LABELS].names, clips.features[DEVICE_IDS].names
+    model, extractor = load_classifier(path, scenes)
+    complexity, groups = measure_complexity(model, clip_shape(extractor)), usual_groups(devices)
+    metrics = evaluate_clips(model, clips, frontend=AcousticFrontend(extractor), batch_size=batch_size)
+    return {
+        "run": Path(path).name,
+        "complexity": {**asdict(complexity), "verdict": check_budget(complexity).text},
+        "scenes": scenes,
+        "devices": devices,
+        "groups": groups,
+        "last_epochs": metrics,
+    }
+
+
 def evaluation_row(row: Mapping[str, float]) -> dict[str, float]:
-    """Strips an entry of the log history to the epoch and its metrics."""
+    """Strips an entry of the log history to the epoch and its metrics, in the order of their names."""
     speed = ("runtime", "samples_per_second", "steps_per_second")
-    names = {name: name.removeprefix("eval_") for name in row if name.startswith("eval_")}
+    names = {name: name.removeprefix("eval_") for name in sorted(row) if name.startswith("eval_")}
     return {"epoch": row["epoch"]} | {short: row[name] for name, short in names.items() if short not in speed}
 
 
@@ -237,6 +270,7 @@ __all__ = [
     "clip_shape",
     "finish_run",
     "finished_results",
+    "measured_results",
     "open_run",
     "print_once",
     "results_table",

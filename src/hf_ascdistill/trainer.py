@@ -19,6 +19,7 @@ from .arguments import DistillationTrainingArguments
 from .data.collator import collate_clips
 from .data.columns import INPUT_VALUES, LABELS, TEACHER_LOGITS, WAVEFORM
 from .data.random_crops import random_crops_of
+from .hub.publish import publish
 from .losses import distillation_loss_parts
 from .online import OnlineTeachers
 from .transforms.frontend import AcousticFrontend
@@ -209,6 +210,47 @@ class DistillationTrainer(Trainer):
             (Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}" / COMPLETE_MARKER).touch()
             best = self.state.best_model_checkpoint
             rotate_checkpoints(output_dir=run_dir, save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = None,
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> str | None:
+        """Publishes the finished run as `recipes/publish.py` does, see [`publish`]; it waits for the end of it.
+
+        Args:
+            commit_message (`str`, *optional*): title of the commit.
+            blocking (`bool`, *optional*, defaults to `True`): must stay True.
+            token (`str`, *optional*): unset: `args.hub_token`, else the one of `hf auth login`.
+            revision (`str`, *optional*): branch; unset: `args.hub_revision`, else the main one.
+            private (`bool`, *optional*): unset: `args.hub_private_repo`.
+
+        Returns:
+            `str | None`: address of the commit; `None` on the other processes.
+
+        Raises:
+            ValueError: `blocking` is False, or a reason of [`publish`].
+            FileNotFoundError: the run is not finished: it has no `results.json` yet.
+        """
+        if not blocking:
+            raise ValueError("blocking is False; a run is checked and pushed as a whole, which one has to wait for.")
+        token, private = token or self.args.hub_token, self.args.hub_private_repo if private is None else private
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        return publish(
+            self.args.output_dir,
+            self.hub_model_id,
+            private=bool(private),
+            revision=revision or self.args.hub_revision,
+            token=token,
+            message=commit_message,
+        )
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:

@@ -35,7 +35,7 @@ def test_plan_holds_seeds_settings_and_command_lines(save):
     job = plan["jobs"]["teachers/cpr-450k-dirfms-s1"]
     assert (job["recipe"], job["config"]) == ("train_teacher.py", ["configs/cpr_450k.yaml", "configs/toy.yaml"])
     assert job["options"][2:4] == ["--seed", "1"]
-    assert plan["config_files"]["configs/toy.yaml"]["num_train_epochs"] == 1
+    assert plan["config_files"]["configs/toy.yaml"]["num_train_epochs"] == 2
 
 
 def test_new_tables_extend_a_plan(save):

@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from ..files import written_whole
 from .columns import CONTENT, EXAMPLE_ID, LABELS
+from .hub_folders import local_folder
 from .index import rows_of
 from .store import clip_contents
 
@@ -190,10 +191,11 @@ def check_finished(folder: Path) -> None:
 
 
 def load_logits(path: str | Path) -> LogitsSet:
-    """Reads a finished logits set.
+    """Reads a finished logits set, from a folder or from the Hub.
 
     Args:
-        path (`str | Path`): folder written by [`predict_logits`].
+        path (`str | Path`): folder written by [`predict_logits`], or `hf://datasets/user/name`, as published by
+            [`publish_logits`]; a revision may follow as `@revision`, a folder in the repository as `/folder`.
 
     Returns:
         [`LogitsSet`]: all rows, in the order of the dataset that they were predicted for.
@@ -202,7 +204,7 @@ def load_logits(path: str | Path) -> LogitsSet:
         FileNotFoundError: there is no finished set.
         ValueError: a file is damaged or of another version, or the rows contradict the manifest or each other.
     """
-    folder = Path(path)
+    folder = local_folder(path, (MANIFEST_NAME, "*.arrow"))
     check_finished(folder)
     meta = read_json(folder / MANIFEST_NAME)
     if meta.get("format") != FORMAT:
