@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
-from loopback_hub import TOKEN
 from transformers import AutoModel
 
 from hf_ascdistill import attach_logits, load_classifier, load_logits, measured_results, publish
@@ -21,11 +20,6 @@ RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 def upload(folder: str, repo_id: str, *, replaced: list[str] | None = None, **target) -> str:
     return upload_folder(folder, Target(repo_id, **target), message="Publish", replaced=replaced or [])
-
-
-def publish_twice(run: str, repo_id: str, *, results: dict, staging: str) -> list[str]:
-    """Publishes a folder, by the token of the environment and by one that is given."""
-    return [publish(run, repo_id, results=results, **options) for options in ({"staging": staging}, {"token": TOKEN})]
 
 
 def publish_measured(run: str, repo_id: str, *, data: str) -> float:

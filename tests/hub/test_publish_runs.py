@@ -12,7 +12,7 @@ from loopback_hub import TOKEN, USER, running_hub
 from publishing_parts import client_environment, running_client
 from tiny_corpus import tiny_corpus
 
-from hf_ascdistill import SCENES, convert_checkpoint, load_logits, publish_logits
+from hf_ascdistill import SCENES, DistillationTrainingArguments, convert_checkpoint, load_logits, publish_logits
 from hf_ascdistill.data.hub_folders import local_folder
 from hf_ascdistill.data.logits import FORMAT, write_logits_file
 from hf_ascdistill.files import write_json
@@ -70,6 +70,12 @@ def test_the_published_checkpoint_keeps_its_accuracy(hub, client, shared, tmp_pa
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == {"clips": 80, "pipeline": 62, "handler": 62}
     assert TOKEN not in client.output() + result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint"])
+def test_half_a_run_is_never_pushed(tmp_path, strategy):
+    with pytest.raises(ValueError, match=f"hub_strategy is '{strategy}'; expected 'end'"):
+        DistillationTrainingArguments(output_dir=str(tmp_path), hub_strategy=strategy)
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedConfig
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, logging
 
 from ..files import new_folder
-from ..models import MODELS
+from ..models import MODELS, AscFeatureExtractor
 from . import fresh_process, handler
 from .card_context import CardContext, resolve_context
 from .card_facts import check_results
@@ -68,10 +68,7 @@ def stage_repository(
         raise FileNotFoundError(f"{run} holds no model ({CONFIG_NAME} is missing); name the folder of a finished run.")
     results = read_results(run) if results is None else results
     check_results(results)
-    model, extractor = AutoModelForAudioClassification.from_pretrained(run), AutoFeatureExtractor.from_pretrained(run)
-    if type(model) not in {classifier for *_, classifier in MODELS}:
-        known = ", ".join(classifier.__name__ for *_, classifier in MODELS)
-        raise ValueError(f"{run} holds a {type(model).__name__}; expected one of {known}.")
+    model, extractor = _load(run)
     pictures = [name for name in PICTURES if (run / name).exists()]
     picture = PICTURES[0] if PICTURES[0] in pictures else None
     context = _context(results, (card or {}).get("context"), config=model.config)
@@ -86,6 +83,15 @@ def stage_repository(
         (partial / REQUIREMENTS_NAME).write_text("\n".join(REQUIREMENTS) + "\n", encoding="utf-8")
         (partial / CARD_NAME).write_text(text, encoding="utf-8")
     return folder
+
+
+def _load(run: Path) -> tuple[PreTrainedModel, AscFeatureExtractor]:
+    """Loads a run's model with this package's code."""
+    model = AutoModelForAudioClassification.from_pretrained(run)
+    if type(model) not in {classifier for *_, classifier in MODELS}:
+        known = ", ".join(classifier.__name__ for *_, classifier in MODELS)
+        raise ValueError(f"{run} holds a {type(model).__name__}; expected one of {known}.")
+    return model, AutoFeatureExtractor.from_pretrained(run)
 
 
 def read_results(run: Path) -> dict[str, Any]:
