@@ -93,6 +93,11 @@ def original_logits(family: str, clips: Path) -> np.ndarray:
         return model_of(family)(**inputs).logits.numpy()
 
 
+def tolerance(logits: np.ndarray) -> float:
+    """1e-6 of the largest logit: random weights give hundreds, where float32 itself is no finer than 6e-5."""
+    return 1e-6 * max(1.0, float(np.abs(logits).max()))
+
+
 def run_job(environment: dict[str, str], *arguments) -> None:
     command = [sys.executable, str(JOB), *map(str, arguments)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -134,14 +139,15 @@ def test_they_load_without_the_package_and_after_being_saved_again(hub, publishe
             original = original_logits(family, clips)
             assert np.ptp(original, axis=1).min() > 0.1
             for way in WAYS:
-                assert np.allclose(found[f"{family}/{way}"], original, rtol=0, atol=1e-6), (family, way)
+                assert np.allclose(found[f"{family}/{way}"], original, rtol=0, atol=tolerance(original)), (family, way)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_with_the_package_its_own_code_loads_them_without_a_flag(client, published, clips, family):
     answer = client("client_calls:load_with_package", published[family], clips)
     assert all(module.startswith("hf_ascdistill.models.") for module in answer["types"]), answer
-    assert np.allclose(answer["logits"], original_logits(family, clips), rtol=0, atol=1e-6)
+    original = original_logits(family, clips)
+    assert np.allclose(answer["logits"], original, rtol=0, atol=tolerance(original))
 
 
 def test_a_dry_run_asks_nothing_of_the_hub_and_can_be_inspected(hub, client, runs, tmp_path):

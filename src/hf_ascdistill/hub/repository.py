@@ -151,7 +151,8 @@ def validate_repository(folder: str | Path) -> None:
     check_texts(folder)
     check_card((folder / CARD_NAME).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as modules:
-        command = [sys.executable, "-P", fresh_process.__file__, str(folder.resolve())]
+        # -B: the folder is published as it stands, without a __pycache__ of the check
+        command = [sys.executable, "-B", "-P", fresh_process.__file__, str(folder.resolve())]
         # no token either: nothing is to be asked of the Hub
         environment = {name: value for name, value in os.environ.items() if "TOKEN" not in name}
         environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": modules}
