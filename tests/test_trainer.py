@@ -192,6 +192,15 @@ def test_save_total_limit_keeps_the_newest_checkpoints(tmp_path):
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-6"]
 
 
+def test_resuming_removes_what_a_kill_left_beyond_the_limit(tmp_path):
+    settings = {"save_strategy": "epoch", "num_train_epochs": 3}
+    trainer_of(tmp_path, LinearProbe(), save_total_limit=2, **settings).train()  # as if killed before it removed one
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 2
+    newest = last_complete_checkpoint(tmp_path)
+    trainer_of(tmp_path, LinearProbe(), save_total_limit=1, **settings).train(resume_from_checkpoint=True)
+    assert [str(path) for path in tmp_path.glob("checkpoint-*")] == [newest]
+
+
 def test_evaluation_sees_no_augmentation(tmp_path):
     trainer = trainer_of(tmp_path, small_student(), frontend=augmenting_frontend())
     batch = trainer.data_collator([clips()[i] for i in range(4)])

@@ -11,7 +11,8 @@ from accelerate.utils import broadcast, set_seed
 from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
 from transformers.utils import logging
 
@@ -189,7 +190,18 @@ class DistillationTrainer(Trainer):
         """Trains; `resume_from_checkpoint=True` goes on from the newest checkpoint that was written whole, if any."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint and self.args.should_save:
+                self._remove_older_than(resume_from_checkpoint)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _remove_older_than(self, checkpoint: str) -> None:
+        """Removes what a run that was killed between saving and removing has left beyond `save_total_limit`."""
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        rotate_checkpoints(
+            output_dir=self.args.output_dir,
+            save_total_limit=self.args.save_total_limit,
+            best_model_checkpoint=state.best_model_checkpoint,
+        )
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """Evaluates the network that is saved: all processes take the batch statistics of the main one."""
