@@ -35,3 +35,10 @@ def shared() -> Path:
 def golden(shared: Path) -> Callable[[str], np.lib.npyio.NpzFile]:
     """Loads a golden file by its name: `golden("kd")["student"]`."""
     return lambda name: np.load(shared / "golden" / f"{name}.npz", allow_pickle=False)
+
+
+@pytest.fixture(autouse=True)
+def denormal_numbers():
+    """Leaves the CPU as every test expects it, with denormal numbers: a recipe that runs in this process ends them."""
+    yield
+    torch.set_flush_denormal(False)

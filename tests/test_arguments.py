@@ -1,5 +1,9 @@
 """Recipes read YAML as defaults, let the command line win, and stop on what they do not know."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from hf_ascdistill import DataArguments, DistillationTrainingArguments, ModelArguments, TeacherArguments, parse_recipe
@@ -109,3 +113,24 @@ def test_teachers_are_cached_or_online():
     (online,) = parse_recipe(TeacherArguments, argv=["--teacher_mode", "online", "--teachers", "a", "b"])
     assert (cached.teacher_mode, cached.teacher_logits, cached.teachers) == ("cached", ["a", "b"], None)
     assert (online.teacher_mode, online.teacher_logits, online.teachers) == ("online", None, ["a", "b"])
+
+
+THREADS_SEE_DENORMALS = """\
+import sys
+import torch
+from hf_ascdistill import DistillationTrainingArguments, parse_recipe
+
+torch.set_num_threads(2)
+parse_recipe(DistillationTrainingArguments, argv=["--output_dir", sys.argv[1], "--use_cpu", "true", *sys.argv[2:]])
+numbers = torch.full((1 << 22,), 1, dtype=torch.int32).view(torch.float32)  # 1.4e-45, long enough for two threads
+halves = (numbers * 1.0).view(torch.int32).chunk(2)
+print([bool(half.any()) for half in halves])
+"""
+
+
+@pytest.mark.parametrize(("flag", "seen"), [("true", "[False, False]"), ("false", "[True, True]")])
+def test_recipe_ends_denormal_numbers_on_every_thread_unless_told_otherwise(tmp_path, flag, seen):
+    command = [sys.executable, "-c", THREADS_SEE_DENORMALS, str(tmp_path), "--flush_denormals", flag]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == seen

@@ -5,6 +5,7 @@ import pytest
 import torch
 from datasets import Dataset
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -225,3 +226,41 @@ def test_bf16_autocast_trains_and_leaves_the_front_end_in_float32(tmp_path):
     trainer_of(tmp_path, model, bf16=True, num_train_epochs=1).train()
     assert set(seen) == {torch.float32}
     assert torch.isfinite(weights(model)).all()
+
+
+class CountReads(TorchDispatchMode):
+    """Counts how often the host reads a number of a tensor, which on an accelerator is to wait for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_the_accelerator(tmp_path):
+    reads = []
+    for steps_per_epoch in (2, 4):
+        trainer = trainer_of(tmp_path, small_student(), per_device_train_batch_size=CLIPS // steps_per_epoch)
+        with CountReads() as counter:
+            trainer.train()
+        assert trainer.state.global_step == 2 * steps_per_epoch
+        reads.append(counter.count)
+    assert reads[0] == reads[1], "a step reads numbers of tensors"
+
+
+def test_compiled_student_trains_as_the_plain_one_and_saves_under_the_same_names(tmp_path):
+    losses, models = [], []
+    for settings in ({}, {"torch_compile_backend": "aot_eager"}):
+        model = small_student()
+        trainer = trainer_of(tmp_path, model, channels_last=False, max_steps=1, logging_strategy="steps", **settings)
+        trainer.args.logging_steps = 1
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+        trainer.save_model(str(tmp_path / "saved"))
+        models.append(CpMobileForAudioClassification.from_pretrained(tmp_path / "saved"))
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert models[0].state_dict().keys() == models[1].state_dict().keys()
+    torch.testing.assert_close(weights(models[0]), weights(models[1]), atol=2e-3, rtol=0)  # Adam: up to 2 rates

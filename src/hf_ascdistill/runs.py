@@ -33,6 +33,7 @@ NUMERIC_FIELDS = (
     "channels_last",
     "data_seed",
     "dataloader_drop_last",
+    "flush_denormals",
     "fp16",
     "frontend_seat",
     "gradient_accumulation_steps",
@@ -51,6 +52,7 @@ NUMERIC_FIELDS = (
     "num_train_epochs",
     "per_device_train_batch_size",
     "seed",
+    "torch_compile",
     "weight_decay",
     "world_size",
 )
