@@ -26,6 +26,8 @@ _METADATA = frozenset({"auto_map", "custom_pipelines", "feature_extractor_type",
 
 # A triangle covers few bins, so the bank is multiplied block by block along its diagonal.
 _MELS_PER_BLOCK = 32
+# The training jitter of fmax draws from 1,000 banks; those in use stay, up to 260 kB each.
+_MAX_BANKS = 1024
 # On a CPU the work of one chunk has to stay in the cache; elsewhere only memory bounds it (about 0.7 GB).
 _FRAMES_PER_CHUNK_CPU = 256
 _FRAMES_PER_CHUNK = 16_384
@@ -68,10 +70,9 @@ def _triangles(scale: _MelScale, bins: slice, mels: slice, device: torch.device)
     return (1.0 - (place[:, None] - peaks).abs_()).clamp_(min=0.0).float().to(device)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=_MAX_BANKS)
 def _filter_blocks(scale: _MelScale, device: torch.device) -> tuple[tuple[slice, slice, torch.Tensor], ...]:
-    """Returns the bank as blocks along its diagonal, (bins, mels, weights). The training jitter of fmax asks for a new
-    one in each batch, so it is built on the device, without waiting for it."""
+    """Returns the bank as blocks along its diagonal, (bins, mels, weights), built on the device without waiting."""
     bins_per_hertz, low, step = scale.n_fft / scale.sampling_rate, _hertz_to_mel(scale.fmin), _mel_step(scale)
     blocks = []
     for first in range(0, scale.n_mels, _MELS_PER_BLOCK):
@@ -197,6 +198,7 @@ class AscFeatureExtractor(FeatureExtractionMixin):
     """
 
     model_input_names = ["input_values"]
+    padding_value = 0.0  # a pipeline's batches need one; it shows nowhere, since clips of a batch have one length
 
     def __init__(
         self,
