@@ -255,8 +255,9 @@ def test_compiled_student_trains_as_the_plain_one_and_saves_under_the_same_names
     losses, models = [], []
     for settings in ({}, {"torch_compile_backend": "aot_eager"}):
         model = small_student()
-        trainer = trainer_of(tmp_path, model, channels_last=False, max_steps=1, logging_strategy="steps", **settings)
-        trainer.args.logging_steps = 1
+        trainer = trainer_of(
+            tmp_path, model, channels_last=False, max_steps=1, logging_strategy="steps", logging_steps=1, **settings
+        )
         trainer.train()
         losses.append(trainer.state.log_history[0]["loss"])
         trainer.save_model(str(tmp_path / "saved"))
@@ -264,3 +265,23 @@ def test_compiled_student_trains_as_the_plain_one_and_saves_under_the_same_names
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
     assert models[0].state_dict().keys() == models[1].state_dict().keys()
     torch.testing.assert_close(weights(models[0]), weights(models[1]), atol=2e-3, rtol=0)  # Adam: up to 2 rates
+
+
+PLAIN = {"channels_last": False, "fused_adam": False}
+
+
+def test_first_loss_of_the_fast_paths_is_that_of_the_plain_ones(tmp_path):
+    losses = {}
+    for name, settings in {"fast": {}, "plain": PLAIN}.items():
+        trainer = trainer_of(
+            tmp_path,
+            small_student(),
+            frontend=augmenting_frontend(),
+            logging_strategy="steps",
+            logging_steps=1,
+            **settings,
+        )
+        trainer.train()
+        losses[name] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses["fast"][0] == pytest.approx(losses["plain"][0], abs=1e-4)
+    assert losses["fast"][-1] == pytest.approx(losses["plain"][-1], abs=1e-2)

@@ -148,6 +148,8 @@ class DistillationTrainingArguments(TrainingArguments):
             `accelerator`, or in the data loader's `workers`.
         channels_last (`bool`, *optional*, defaults to `True`): memory format of training; faster, and on a CPU some
             50 times less accurate in batch normalisation (2e-6).
+        fused_adam (`bool`, *optional*, defaults to `True`): one kernel updates all parameters; off: one parameter
+            after the other, to rounding the same.
         flush_denormals (`bool`, *optional*, defaults to `True`): [`parse_recipe`] makes the CPU take denormal numbers
             (below 1.2e-38) for 0. Weight decay drives dead channels there, where a CPU is 3 to 4 times slower.
         last_epochs (`int`, *optional*, defaults to 4): epochs whose metrics are averaged (paper, Table 1).
@@ -164,6 +166,7 @@ class DistillationTrainingArguments(TrainingArguments):
     lr_reference_epochs: int = field(default=150, metadata={"help": "run length that these epochs belong to"})
     frontend_seat: str = field(default="accelerator", metadata={"help": "accelerator or workers"})
     channels_last: bool = field(default=True, metadata={"help": "train in channels_last memory format"})
+    fused_adam: bool = field(default=True, metadata={"help": "update all parameters in one kernel"})
     flush_denormals: bool = field(default=True, metadata={"help": "numbers below 1.2e-38 are 0 to the CPU: faster"})
     last_epochs: int = field(default=4, metadata={"help": "epochs whose metrics are averaged"})
     pictures: bool = field(default=True, metadata={"help": "draw training curve and accuracy per device"})

@@ -36,6 +36,7 @@ NUMERIC_FIELDS = (
     "flush_denormals",
     "fp16",
     "frontend_seat",
+    "fused_adam",
     "gradient_accumulation_steps",
     "kd_lambda",
     "kd_reduction",

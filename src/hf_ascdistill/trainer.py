@@ -162,7 +162,7 @@ class DistillationTrainer(Trainer):
                 betas=(self.args.adam_beta1, self.args.adam_beta2),
                 eps=self.args.adam_epsilon,
                 weight_decay=self.args.weight_decay,
-                fused=self.args.device.type in ("cpu", "cuda"),
+                fused=self.args.fused_adam and self.args.device.type in ("cpu", "cuda"),
             )
         return self.optimizer
 
