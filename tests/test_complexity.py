@@ -18,7 +18,10 @@ from hf_ascdistill.complexity import (
     DCASE_2023_BUDGET,
     Budget,
     ModelComplexity,
+    budget_table,
     check_budget,
+    complexity_rows,
+    count_depthwise_macs,
     count_macs,
     count_parameters,
     int8_bytes,
@@ -64,7 +67,12 @@ def test_the_student_costs_exactly_what_is_published():
     model = CpMobileForAudioClassification(CpMobileConfig())
     complexity = measure_complexity(model, CP_MOBILE_CLIP)
     assert complexity == ModelComplexity(
-        parameters=126_952, fused_parameters=124_862, macs=28_889_088, int8_bytes=124_862
+        parameters=126_952,
+        fused_parameters=124_862,
+        macs=28_889_088,
+        int8_bytes=124_862,
+        depthwise_macs=1_935_360,
+        peak_activation_bytes=229_376,
     )
     assert count_macs(model, CP_MOBILE_CLIP, include_norms=True) == 28_893_268
     assert int8_bytes(model) == count_parameters(model, fused=True)
@@ -81,6 +89,18 @@ def test_norms_are_folded_only_into_a_convolution_before_them():
     )
     assert count_parameters(model) == 44
     assert count_parameters(model, fused=True) == 33
+
+
+def test_depthwise_convolutions_are_those_with_a_group_for_each_channel():
+    model = nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=1, groups=4),  # 4 x 5 x 7 outputs of 3 x 3 products
+        nn.Conv2d(4, 8, (1, 3), padding=(0, 1), groups=4),  # 8 x 5 x 7 outputs of 1 x 3 products
+        nn.Conv2d(8, 8, 3, groups=2),
+        nn.Conv2d(8, 1, 1),
+        nn.Conv2d(1, 1, 1),  # one channel is no group for itself
+    )
+    assert count_depthwise_macs(model, (1, 4, 5, 7)) == 140 * 9 + 280 * 3
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_shared_parameters_count_once():
@@ -133,8 +153,9 @@ def test_a_failed_count_leaves_the_model_alone():
 
 @pytest.mark.parametrize("shape", [(256, 64), (2, 256, 64), ()])
 def test_anything_but_one_input_raises(shape):
-    with pytest.raises(ValueError, match="expected a batch of one"):
-        count_macs(nn.Linear(64, 1), shape)
+    for count in (count_macs, count_depthwise_macs, measure_complexity):
+        with pytest.raises(ValueError, match="expected a batch of one"):
+            count(nn.Linear(64, 1), shape)
 
 
 def test_half_precision_and_linear_networks_are_measured():
@@ -172,3 +193,38 @@ def test_a_limit_itself_is_allowed_and_budgets_can_be_replaced():
     at_limit = dataclasses.replace(STUDENT, int8_bytes=DCASE_2023_BUDGET.max_bytes, macs=DCASE_2023_BUDGET.max_macs)
     assert check_budget(at_limit).fits
     assert not check_budget(at_limit, Budget("watch", max_bytes=64_000, max_macs=10**9)).fits
+
+
+# 1,935,360 depthwise MACs, 9 for each output: 96 channels on 64 x 16, 32 x 8 and 32 x 8 places, 96 and 216 on 16 x 8,
+# 216 on 16 x 8. At 0.5 and 0.2 a cycle: (26,953,728 / 0.5 + 1,935,360 / 0.2) / 480 MHz = 132 ms.
+MEASURED = dataclasses.replace(STUDENT, depthwise_macs=1_935_360, peak_activation_bytes=229_376)
+COST = [
+    ("parameters", "126,952"),
+    ("parameters, batch normalisation folded", "124,862"),
+    ("size as int8 (bytes)", "124,862"),
+    ("multiply-accumulates for one second", "28,889,088"),
+]
+
+
+def test_rows_say_what_the_student_costs_and_what_is_assumed():
+    *cost, memory, (latency, estimate), (verdict, text) = complexity_rows(MEASURED)
+    assert cost == COST
+    assert memory == ("peak memory of feature maps as int8 (bytes)", "229,376")
+    assert latency == "estimated latency" and verdict == "verdict" and text == check_budget(MEASURED).text
+    assert estimate.startswith("about 130 ms (Cortex-M7, 480 MHz") and estimate.endswith("an order of magnitude)")
+
+
+def test_rows_leave_out_what_is_not_known_or_not_wanted():
+    assert complexity_rows(STUDENT, None) == COST
+    results = {**dataclasses.asdict(MEASURED), "verdict": "fits"}
+    assert ModelComplexity.from_results(results) == MEASURED
+    older = {name: value for name, value in results.items() if value not in (1_935_360, 229_376)}
+    assert ModelComplexity.from_results(older) == STUDENT
+
+
+def test_the_table_is_made_of_the_rows():
+    budget = Budget("watch", max_bytes=64_000, max_macs=10**9)
+    lines = budget_table(MEASURED, budget).splitlines()
+    assert lines[:3] == ["| cost | this network |", "|---|---|", "| parameters | 126,952 |"]
+    assert lines[-1] == "| verdict | exceeds watch: 124,862 of 64,000 bytes as int8 |"
+    assert len(lines) == 2 + len(complexity_rows(MEASURED, budget))

@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_corpus import tiny_model, tiny_store
 
 from hf_ascdistill import (
@@ -29,6 +31,7 @@ from hf_ascdistill import (
     runs,
     write_report,
 )
+from hf_ascdistill.complexity import ModelComplexity
 
 EPOCHS = 5
 GROUPS = ("real", "seen", "unseen")
@@ -159,6 +162,8 @@ def test_results_hold_configuration_complexity_and_teachers(finished, results):
     assert results["complexity"]["parameters"] == complexity.parameters
     assert results["complexity"]["macs"] == complexity.macs
     assert results["complexity"]["verdict"] == check_budget(complexity).text
+    assert ModelComplexity.from_results(results["complexity"]) == complexity
+    assert complexity.peak_activation_bytes > 0
     assert results["configuration"] == json.loads((finished[0] / "configuration.json").read_text())
     assert results["configuration"]["world_size"] == 1
     assert (results["run"], results["teachers"]) == ("student", [{"name": "cpr-128k-dirfms-s0"}])
@@ -198,6 +203,19 @@ def test_run_that_ends_before_all_is_written_is_not_finished(tmp_path, store, mo
     assert finished_results(tmp_path)["last_epochs"]["epochs"] == 1
 
 
+def test_denormal_weights_are_saved_in_checkpoints_and_not_in_the_finished_model(tmp_path, store):
+    trainer = train(tmp_path, store, num_train_epochs=1, pictures=False)
+    name, weight = next(iter(trainer.model.named_parameters()))
+    weight.data.view(-1)[:2] = torch.tensor([1e-40, -1e-40])
+    kept = weight.detach().clone()
+    trainer._save_checkpoint(trainer.model, None)
+    finish_run(trainer, tmp_path)
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    assert torch.equal(load_file(checkpoint / "model.safetensors")[name], kept)
+    kept.view(-1)[:2] = 0
+    assert torch.equal(load_file(tmp_path / "model.safetensors")[name], kept)
+
+
 def test_pictures_are_left_out_on_request(tmp_path, store):
     finish_run(train(tmp_path, store, num_train_epochs=1, pictures=False), tmp_path)
     assert finished_results(tmp_path) and not list(tmp_path.glob("*.png"))
@@ -208,6 +226,14 @@ def test_summary_shows_the_mean_and_the_budget(finished, results, capsys):
     shown = capsys.readouterr().out
     assert f"accuracy_unseen {100 * results['last_epochs']['accuracy_unseen']:.2f} %" in " ".join(shown.split())
     assert results["complexity"]["verdict"] in shown and str(finished[0]) in shown
+    assert "estimated latency: about" in shown
+
+
+def test_summary_of_an_older_run_shows_what_was_measured_then(finished, results):
+    added = ("depthwise_macs", "peak_activation_bytes")
+    older = {name: value for name, value in results["complexity"].items() if name not in added}
+    shown = run_summary({**results, "complexity": older}, finished[0])
+    assert results["complexity"]["verdict"] in shown and "latency" not in shown and "memory" not in shown
 
 
 def row(name: str, **changes) -> dict:

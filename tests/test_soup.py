@@ -88,6 +88,12 @@ def test_soup_of_one_model_twice_is_that_model(members):
     assert model_identity(soup) == model_identity(members["x"][0])
 
 
+def test_soup_has_no_denormal_weights(members):
+    for value, (model, _) in zip((3e-38, -3e-38, 2e-38), members.values(), strict=True):
+        next(model.parameters()).data.view(-1)[0] = value  # a mean of 7e-39
+    assert next(average_weights(members).parameters()).view(-1)[0] == 0
+
+
 def test_soup_keeps_the_kind_of_numbers(members):
     halves = {name: (model.to(torch.bfloat16), frontend) for name, (model, frontend) in members.items()}
     assert average_weights(halves).dtype == torch.bfloat16

@@ -1,13 +1,17 @@
 """What a network costs on a device: parameters, multiply-accumulate operations, bytes; and whether a budget holds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from .activation_memory import peak_activation_bytes
+from .microcontrollers import CORTEX_M7, Microcontroller
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -22,12 +26,22 @@ class ModelComplexity:
         fused_parameters (`int`): parameters once every batch normalisation is folded into its convolution.
         macs (`int`): multiply-accumulate operations of convolutions and matrix products for one input.
         int8_bytes (`int`): size of the folded network with one byte for each parameter.
+        depthwise_macs (`int`, *optional*): those of `macs` that are of depthwise convolutions.
+        peak_activation_bytes (`int`, *optional*): most memory that the feature maps take at once, as int8; see
+            [`peak_activation_bytes`](activation_memory.py). Older results lack it and `depthwise_macs`.
     """
 
     parameters: int
     fused_parameters: int
     macs: int
     int8_bytes: int
+    depthwise_macs: int | None = None
+    peak_activation_bytes: int | None = None
+
+    @classmethod
+    def from_results(cls, complexity: Mapping[str, Any]) -> "ModelComplexity":
+        """Reads what `results.json` of a run holds as `complexity`; the verdict in it is not read."""
+        return cls(**{known.name: complexity[known.name] for known in fields(cls) if known.name in complexity})
 
 
 @dataclass(frozen=True)
@@ -110,9 +124,7 @@ def count_macs(model: nn.Module, input_shape: Sequence[int], *, include_norms: b
     Raises:
         ValueError: `input_shape` is not a batch of one.
     """
-    if not input_shape or input_shape[0] != 1:
-        raise ValueError(f"input_shape is {tuple(input_shape)}; expected a batch of one, (1, mels, frames).")
-    norm_macs = 0
+    inputs, norm_macs = silence(model, input_shape), 0
 
     def count_norm(norm: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         nonlocal norm_macs
@@ -126,10 +138,43 @@ def count_macs(model: nn.Module, input_shape: Sequence[int], *, include_norms: b
         for module in model.modules() if include_norms else ():
             if isinstance(module, BATCH_NORMS):
                 stack.callback(module.register_forward_hook(count_norm).remove)
-        like = next(model.parameters())
         with counter:
-            model(torch.zeros(tuple(input_shape), device=like.device, dtype=like.dtype))
+            model(inputs)
     return counter.get_total_flops() // 2 + norm_macs  # a product and its sum are two operations
+
+
+def silence(model: nn.Module, input_shape: Sequence[int]) -> torch.Tensor:
+    """Returns zeros where the network is, as it takes them; raises ValueError where they are no batch of one."""
+    if not input_shape or input_shape[0] != 1:
+        raise ValueError(f"input_shape is {tuple(input_shape)}; expected a batch of one, (1, mels, frames).")
+    like = next(model.parameters())
+    return torch.zeros(tuple(input_shape), device=like.device, dtype=like.dtype)
+
+
+def count_depthwise_macs(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Counts those of the multiply-accumulate operations that are of depthwise convolutions; see [`count_macs`].
+
+    Args:
+        model (`nn.Module`): the network; its first argument is the input.
+        input_shape (`Sequence[int]`): shape of one input, with a batch of one: `(1, M, F)`.
+
+    Raises:
+        ValueError: `input_shape` is not a batch of one.
+    """
+    inputs, macs = silence(model, input_shape), 0
+
+    def count(conv: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal macs
+        macs += output.numel() * conv.weight[0].numel()
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluating(model))
+        for module in model.modules():
+            if isinstance(module, CONVOLUTIONS) and 1 < module.groups == module.in_channels:
+                stack.callback(module.register_forward_hook(count).remove)
+        model(inputs)
+    return macs
 
 
 @contextmanager
@@ -159,11 +204,15 @@ def measure_complexity(model: nn.Module, input_shape: Sequence[int]) -> ModelCom
     Raises:
         ValueError: `input_shape` is not a batch of one.
     """
+    with evaluating(model):
+        peak = peak_activation_bytes(model, silence(model, input_shape))
     return ModelComplexity(
         parameters=count_parameters(model),
         fused_parameters=count_parameters(model, fused=True),
         macs=count_macs(model, input_shape),
         int8_bytes=int8_bytes(model),
+        depthwise_macs=count_depthwise_macs(model, input_shape),
+        peak_activation_bytes=peak,
     )
 
 
@@ -181,12 +230,47 @@ def check_budget(complexity: ModelComplexity, budget: Budget = DCASE_2023_BUDGET
     return BudgetVerdict(budget.name, measured=tuple(limits), exceeded=exceeded)
 
 
+def complexity_rows(
+    complexity: ModelComplexity, budget: Budget | None = DCASE_2023_BUDGET, *, target: Microcontroller = CORTEX_M7
+) -> list[tuple[str, str]]:
+    """Returns what a network costs, as names and values of a table; what older results lack is left out.
+
+    Args:
+        complexity ([`ModelComplexity`]): its cost for one second of audio.
+        budget ([`Budget`], *optional*, defaults to that of DCASE 2023): the limits; `None` leaves the verdict out.
+        target ([`Microcontroller`], *optional*, defaults to a Cortex-M7): the CPU whose latency is estimated.
+    """
+    rows = [
+        ("parameters", f"{complexity.parameters:,}"),
+        ("parameters, batch normalisation folded", f"{complexity.fused_parameters:,}"),
+        ("size as int8 (bytes)", f"{complexity.int8_bytes:,}"),
+        ("multiply-accumulates for one second", f"{complexity.macs:,}"),
+    ]
+    if complexity.peak_activation_bytes is not None:
+        rows.append(("peak memory of feature maps as int8 (bytes)", f"{complexity.peak_activation_bytes:,}"))
+    if complexity.depthwise_macs is not None:
+        milliseconds = 1000 * target.latency_seconds(complexity.macs, complexity.depthwise_macs)
+        rows.append(("estimated latency", f"about {float(f'{milliseconds:.2g}'):,.0f} ms ({target.assumptions})"))
+    return rows if budget is None else [*rows, ("verdict", check_budget(complexity, budget).text)]
+
+
+def budget_table(
+    complexity: ModelComplexity, budget: Budget | None = DCASE_2023_BUDGET, *, target: Microcontroller = CORTEX_M7
+) -> str:
+    """Returns what a network costs as a Markdown table; see [`complexity_rows`] for the arguments."""
+    rows = [f"| {name} | {value} |" for name, value in complexity_rows(complexity, budget, target=target)]
+    return "\n".join(["| cost | this network |", "|---|---|", *rows])
+
+
 __all__ = [
     "DCASE_2023_BUDGET",
     "Budget",
     "BudgetVerdict",
     "ModelComplexity",
+    "budget_table",
     "check_budget",
+    "complexity_rows",
+    "count_depthwise_macs",
     "count_macs",
     "count_parameters",
     "int8_bytes",

@@ -11,8 +11,9 @@ from accelerate import PartialState
 
 from .arguments import DistillationTrainingArguments
 from .building import load_classifier
-from .complexity import check_budget, measure_complexity
+from .complexity import ModelComplexity, check_budget, complexity_rows, measure_complexity
 from .data.columns import DEVICE_IDS, LABELS, SAMPLING_RATE
+from .denormals import zero_denormals
 from .evaluation import evaluate_clips, metrics_table, usual_groups
 from .files import write_json
 from .metrics import mean_over_last_epochs
@@ -127,6 +128,7 @@ def finish_run(trainer: DistillationTrainer, folder: Path, *, teachers: Sequence
     Returns:
         `dict`: what `results.json` holds: run, configuration, complexity, teachers, training, epochs, last_epochs.
     """
+    zero_denormals(trainer.model.state_dict().values())  # here alone: checkpoints must resume to the bit
     trainer.save_model(str(folder), _internal_call=True)  # a run is pushed once its results are there
     evaluation = trainer.compute_metrics
     complexity = measure_complexity(trainer.model, clip_shape(trainer.frontend.extractor))
@@ -192,10 +194,9 @@ def evaluation_row(row: Mapping[str, float]) -> dict[str, float]:
 
 def run_summary(results: Mapping[str, Any], folder: Path) -> str:
     """Returns the result of a run and where everything is, to be printed."""
-    complexity = results["complexity"]
     lines = [
         metrics_table(results["last_epochs"]),
-        f"{complexity['parameters']:,} parameters; {complexity['verdict']}",
+        *(f"{name}: {value}" for name, value in complexity_rows(ModelComplexity.from_results(results["complexity"]))),
         f"model, {RESULTS_NAME} and pictures: {folder}",
     ]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from .data.collator import collate_clips
 from .data.columns import DEVICE_IDS, INPUT_VALUES, LABELS, WAVEFORM
 from .data.logits import LOGITS, some
+from .denormals import zero_denormals
 from .evaluation import accuracy_table, evaluate_logits, front_end_settings, predict_batches_of_many, usual_groups
 from .files import new_folder, write_json
 from .teachers import model_identity
@@ -101,6 +102,7 @@ def average_weights(members: Members) -> PreTrainedModel:
     states = {name: model.state_dict() for name, (model, _) in members.items()}
     soup = copy.deepcopy(next(iter(members.values()))[0]).cpu().eval()
     soup.load_state_dict({tensor: _mean(tensor, states) for tensor in soup.state_dict()})
+    zero_denormals(soup.state_dict().values())
     return soup
 
 

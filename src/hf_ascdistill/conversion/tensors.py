@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
+from ..denormals import zero_denormals
+
 logger = logging.get_logger(__name__)
 
 LIGHTNING_WEIGHTS = "state_dict"  # where a Lightning file keeps the weights of all its modules
@@ -147,23 +149,14 @@ def check_tensors(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, to
 
 
 def without_denormals(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Returns float32 copies in which numbers below the smallest normal float32 are 0.
-
-    Weight decay leaves them in dead channels. They change no decision, but each makes a CPU slow.
+    """Returns float32 copies in which denormal numbers are 0; see [`zero_denormals`].
 
     Args:
         tensors (`Mapping[str, torch.Tensor]`): a state dict; whole numbers stay as they are.
     """
-    smallest = torch.finfo(torch.float32).tiny
-    copies, count = {}, 0
-    for name, tensor in tensors.items():
-        copies[name] = tensor.clone(memory_format=torch.contiguous_format)
-        if tensor.is_floating_point():
-            copies[name] = copies[name].float()
-            is_denormal = (copies[name].abs() < smallest) & (copies[name] != 0)
-            count += int(is_denormal.sum())
-            copies[name][is_denormal] = 0
-    logger.info(f"{count:,} denormal numbers set to zero")
+    copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    copies = {name: copy.float() if copy.is_floating_point() else copy for name, copy in copies.items()}
+    logger.info(f"{zero_denormals(copies.values()):,} denormal numbers set to zero")
     return copies
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..complexity import ModelComplexity, complexity_rows
 from .card_facts import CardFacts, is_number
 
 SCENE, LOG_LOSS = "accuracy_scene_", "log_loss"
@@ -101,14 +102,8 @@ def scene_table(facts: CardFacts) -> str:
 
 def size_table(facts: CardFacts) -> str:
     """Returns the table of what the network costs."""
-    cost = facts.results["complexity"]
-    rows = {
-        "parameters": f"{cost['parameters']:,}",
-        "parameters, batch normalisation folded": f"{cost['fused_parameters']:,}",
-        "size as int8 (bytes)": f"{cost['int8_bytes']:,}",
-        "multiply-accumulates for one second": f"{cost['macs']:,}",
-    }
-    return table(["cost", "this model"], rows.items())
+    cost = ModelComplexity.from_results(facts.results["complexity"])
+    return table(["cost", "this model"], complexity_rows(cost, None))
 
 
 def front_end_table(facts: CardFacts) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import CONFIG_NAME, logging
 
+from ..denormals import zero_denormals
 from ..files import new_folder
 from ..models import MODELS, AscFeatureExtractor
 from . import fresh_process, handler
@@ -69,6 +70,7 @@ def stage_repository(
     results = read_results(run) if results is None else results
     check_results(results)
     model, extractor = _load(run)
+    zero_denormals(model.state_dict().values())  # of a run that was saved by other means
     pictures = [name for name in PICTURES if (run / name).exists()]
     picture = PICTURES[0] if PICTURES[0] in pictures else None
     context = _context(results, (card or {}).get("context"), config=model.config)
