@@ -12,8 +12,10 @@ from typing import Any
 
 import yaml
 
+from hf_ascdistill.data.crops_index import SUFFIX, crops_summary, read_crops_index
 from hf_ascdistill.hub.model_card import (
     CardContext,
+    render_crops_card,
     render_logits_card,
     render_model_card,
     render_space_card,
@@ -27,7 +29,7 @@ CARD_NAME = "README.md"
 
 
 def read_releases() -> dict[str, Any]:
-    """Reads what is released: models, logits and Spaces, by their folders."""
+    """Reads what is released: models, logits, crops and Spaces, by their folders."""
     return yaml.safe_load((FOLDER / "releases.yaml").read_text(encoding="utf-8"))
 
 
@@ -52,14 +54,19 @@ def render_cards() -> Iterator[tuple[str, str]]:
     for name, release in releases["logits"].items():
         context = CardContext.parse(release["context"], name=name)
         yield name, render_logits_card(read_results(release["meta"]), repo_id=f"{OWNER}/{name}", context=context)
+    for name, release in releases["crops"].items():
+        context = CardContext.parse(release["context"], name=name)
+        yield name, render_crops_card(read_results(release["index"]), repo_id=f"{OWNER}/{name}", context=context)
     for name, release in releases["spaces"].items():
         yield name, render_space_card(**release)
 
 
 def take(path: Path) -> None:
-    """Copies what a card needs from the folder of a finished run or of a logits set, without paths of the machine."""
+    """Copies what a card needs from the folder of a run, a logits set or an index, without paths of the machine."""
     if (path / "meta.json").exists():
         name, excerpt = f"logits-{path.name}", json.loads((path / "meta.json").read_text(encoding="utf-8"))
+    elif any(path.glob(f"*{SUFFIX}")):
+        name, excerpt = f"crops-{path.name}", crops_summary(read_crops_index(path))
     else:
         name, excerpt = path.name, results_excerpt(json.loads((path / "results.json").read_text(encoding="utf-8")))
     RESULTS.mkdir(exist_ok=True)
@@ -68,7 +75,9 @@ def take(path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--take", nargs="*", type=Path, default=[], help="finished runs and logit sets")
+    parser.add_argument(
+        "--take", nargs="*", type=Path, default=[], help="finished runs, logit sets, staged indices of crops"
+    )
     for path in parser.parse_args().take:
         take(path)
     for name, card in render_cards():

@@ -2,9 +2,11 @@
 
 import shutil
 from itertools import permutations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from predict_job import crops_of, predict
 from tiny_corpus import example_ids, tiny_corpus, tiny_model, tiny_store
 
@@ -18,6 +20,7 @@ from hf_ascdistill import (
     shifted_crops,
 )
 from hf_ascdistill.data.store import clip_contents
+from hf_ascdistill.teachers import model_identity
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +232,25 @@ def test_logits_of_other_audio_raise_and_both_fingerprints_are_named(clips):
 def test_logits_attach_once(clips):
     with pytest.raises(ValueError, match="has teacher_logits already"):
         attach_logits(attach_logits(clips, made_up(clips)), made_up(clips))
+
+
+def constant_model(dtype=torch.float32) -> torch.nn.Module:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm2d(3)).to(dtype)
+    for number, parameter in enumerate(model.parameters(), start=1):
+        torch.nn.init.constant_(parameter, 0.25 * number)
+    model.config = SimpleNamespace(model_type="x")
+    return model
+
+
+def test_an_identity_stays_what_published_sets_say():
+    assert model_identity(constant_model()) == {"type": "x", "weights": "1d2255099c4bb2990b309828fb1a26ec"}
+
+
+def test_models_in_half_precision_have_identities_too():
+    kinds = (torch.float32, torch.bfloat16, torch.float16)
+    identities = [model_identity(constant_model(kind))["weights"] for kind in kinds]
+    assert len(set(identities)) == 3
+    moved = constant_model(torch.bfloat16)
+    moved[0].weight.data[2, 1] += 0.5
+    assert model_identity(moved)["weights"] != identities[1]
+    assert model_identity(constant_model(torch.bfloat16))["weights"] == identities[1]

@@ -1,7 +1,5 @@
 """Predicts the logits of one or many teachers, once for each clip, into folders that survive interruptions."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .arguments import check_world_size
-from .data.columns import CONTENT, EARLIEST, EXAMPLE_ID, LABELS
+from .data.columns import EARLIEST, LABELS
 from .data.logits import (
     FORMAT,
     LOGITS,
@@ -155,11 +153,10 @@ def _plans(teachers: Mapping[Path, _Teacher], clips: ClipNames, clips_per_file: 
         )
     for name, model, _ in teachers.values():
         check_scenes(model, clips.scenes, name="the model" if len(teachers) == 1 else name)
-    names = json.dumps({EXAMPLE_ID: clips.example_ids.tolist(), CONTENT: clips.content.tolist()})
     of_all = {
         "scenes": list(clips.scenes),
         "clips": len(clips.dataset),
-        "data": hashlib.blake2b(names.encode(), digest_size=16).hexdigest(),
+        "data": clips.fingerprint,
         "clips_per_file": clips_per_file,
     }
     return {

@@ -80,8 +80,8 @@ def test_both_kinds_of_files_give_the_reference_logits(name, file, is_lightning,
     tensors = {key[3:]: torch.from_numpy(arrays[key]) for key in arrays.files if key.startswith("sd/")}
     if is_lightning:
         tensors = {"epoch": 3, "state_dict": {f"model.{key}": tensor for key, tensor in tensors.items()}}
-    model, preset = load_checkpoint(written(tensors, tmp_path))
-    assert preset == name
+    model, extractor = load_checkpoint(written(tensors, tmp_path))
+    assert extractor.to_dict() == AscFeatureExtractor.from_preset(name).to_dict()
     assert not model.training
     with torch.no_grad():
         logits = model(torch.from_numpy(arrays["x"])[:, 0]).logits
@@ -92,8 +92,8 @@ def test_both_kinds_of_files_give_the_reference_logits(name, file, is_lightning,
 @pytest.mark.parametrize("size", ["128k", "450k", "1m", "4m", "8m"])
 def test_every_size_is_recognised_by_its_tensors(name, size, tmp_path):
     tensors = authors_tensors(name, **CONFIGS[name].PRESETS[size])
-    model, preset = load_checkpoint(written(tensors, tmp_path))
-    assert preset == name
+    model, extractor = load_checkpoint(written(tensors, tmp_path))
+    assert extractor.to_dict() == AscFeatureExtractor.from_preset(name).to_dict()
     assert model.config.to_dict() == CONFIGS[name].from_preset(size).to_dict()
     ours = dict(zip(model.state_dict(), tensors, strict=True))
     assert all(torch.equal(tensor, tensors[ours[key]]) for key, tensor in model.state_dict().items())

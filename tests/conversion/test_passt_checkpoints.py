@@ -7,7 +7,6 @@ from published import passt_tensors, small_passt, without, written
 
 from hf_ascdistill import AscFeatureExtractor, PasstConfig, PasstForAudioClassification
 from hf_ascdistill.conversion import ConversionSettings, convert_checkpoint, load_checkpoint
-from hf_ascdistill.conversion.convert import load_with_front_end
 from hf_ascdistill.conversion.passt_checkpoints import infer_grid
 
 
@@ -33,8 +32,8 @@ def golden_tensors(golden):
 @pytest.mark.parametrize("length", ["1s", "10s", "long"])
 def test_the_converted_reference_gives_the_reference_logits(length, golden_tensors, golden, tmp_path):
     arrays = golden("passt_tiny_random")
-    model, preset = load_checkpoint(written(golden_tensors, tmp_path), num_attention_heads=4)
-    assert preset == "passt"
+    model, extractor = load_checkpoint(written(golden_tensors, tmp_path), num_attention_heads=4)
+    assert extractor.to_dict() == AscFeatureExtractor.from_preset("passt").to_dict()
     with torch.no_grad():
         logits = model(torch.from_numpy(arrays[f"x_{length}"])[:, 0]).logits
     np.testing.assert_allclose(logits, arrays[f"logits_{length}"], rtol=0, atol=1e-4)
@@ -60,10 +59,11 @@ def test_full_size_is_inferred(classes, parameters, tmp_path):
     assert len(shapes) == 159
     one = torch.ones(1)  # expanded, so that the file holds one number
     path = written({name: one.expand(shape) for name, shape in shapes.items()}, tmp_path)
-    model, preset = load_checkpoint(path)
+    model, extractor = load_checkpoint(path)
     assert sum(parameter.numel() for parameter in model.parameters()) == parameters
     assert model.config.to_dict() == expected.config.to_dict()
-    assert preset == ("passt" if classes == 10 else "passt-audioset")
+    preset = "passt" if classes == 10 else "passt-audioset"
+    assert extractor.to_dict() == AscFeatureExtractor.from_preset(preset).to_dict()
 
 
 @pytest.mark.parametrize(
@@ -123,18 +123,33 @@ def test_the_upper_edge_of_other_classes_is_asked_for(tmp_path):
     path = written(passt_tensors(small_passt(num_labels=50)), tmp_path)
     with pytest.raises(ValueError, match=r"50 classes is neither AudioSet's \(527\) nor TAU22's \(10\).*--fmax"):
         load_checkpoint(path)
-    model, preset = load_checkpoint(path, fmax=15_000)
-    assert (model.config.num_labels, preset) == (50, "passt-audioset")
+    model, extractor = load_checkpoint(path, fmax=15_000)
+    assert (model.config.num_labels, extractor.fmax) == (50, 15_000)
 
 
-def test_a_front_end_that_is_no_preset_is_not_named(tmp_path):
-    path = written(passt_tensors(small_passt(max_frames=3200)), tmp_path)
-    with pytest.raises(ValueError, match="hop_length 100 and fmax 15500 Hz, is none of the presets"):
-        load_checkpoint(path)
+@pytest.mark.parametrize(
+    ("frames", "hop", "seconds", "said"),
+    [
+        (2000, 320, 20, {"hop_length": 320}),
+        (2000, 160, 10, {"hop_length": 160}),
+        (3000, 320, 30, {}),
+        (3200, 100, 10, {}),
+    ],
+)
+def test_other_clips_and_hops_come_with_their_front_end(frames, hop, seconds, said, tmp_path):
+    source = small_passt(num_labels=527, max_frames=frames)
+    model, extractor = load_checkpoint(written(passt_tensors(source), tmp_path), **said)
+    usual = AscFeatureExtractor.from_preset("passt-audioset").to_dict()
+    assert extractor.to_dict() == {**usual, "hop_length": hop}
+    clip = np.random.default_rng(0).standard_normal(seconds * 32_000).astype(np.float32)
+    mels = extractor(0.1 * clip, sampling_rate=32_000, return_tensors="pt")["input_values"]
+    assert abs(mels.shape[2] - frames) <= 2  # the network's positions are those of its training clips
+    with torch.no_grad():
+        assert torch.equal(model(mels[:, :, :400]).logits, source.eval()(mels[:, :, :400]).logits)
 
 
 def test_another_class_count_drops_the_classifier_and_takes_the_front_end_of_the_fine_tuning(audioset):
-    model, extractor = load_with_front_end(audioset, ConversionSettings(num_labels=10))
+    model, extractor = load_checkpoint(audioset, num_labels=10)
     assert extractor.to_dict() == AscFeatureExtractor.from_preset("passt").to_dict()
     assert model.config.id2label[9] == "tram"
     before, after = load_checkpoint(audioset)[0].state_dict(), model.state_dict()

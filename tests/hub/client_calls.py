@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from transformers import AutoModel
 
-from hf_ascdistill import attach_logits, load_classifier, load_logits, measured_results, publish
+from hf_ascdistill import attach_logits, load_classifier, load_crops_index, load_logits, measured_results, publish
 from hf_ascdistill.data.columns import CONTENT, EXAMPLE_ID
 from hf_ascdistill.data.corpus import load_split
 from hf_ascdistill.data.index import index_features
@@ -42,6 +42,20 @@ def run_recipe(name: str, *arguments: str) -> None:
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.main(list(map(str, arguments)))
+
+
+def read_crops(path: str, store: str, logits: str) -> dict:
+    """Cuts the crops of a published index from a store, attaches published logits, and returns what they are."""
+    crops = attach_logits(load_crops_index(path, store)["train"], logits)
+    rows = crops.with_format(None)
+    found = {"example_ids": rows[EXAMPLE_ID][:], "logits": rows["teacher_logits"][:]}
+    return {**found, "samples": crops[-1]["waveform"].tolist()}
+
+
+def read_table(repo_id: str) -> dict:
+    """Reads a dataset repository as anybody does, without the package."""
+    table = load_dataset(repo_id, split="train")
+    return {"rows": len(table), "scenes": table.features["labels"].names, "first": table[0]}
 
 
 def read_logits(path: str, example_ids: list[str], content: list[str]) -> list:

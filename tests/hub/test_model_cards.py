@@ -85,6 +85,13 @@ def test_the_teacher_of_the_student_is_the_one_whose_logits_are_released():
     assert (teacher["name"], teacher["model"], teacher["data"]) == (meta["name"], meta["model"], meta["data"])
 
 
+def test_the_released_logits_belong_to_the_released_crops():
+    [index] = [render.read_results(release["index"]) for release in render.read_releases()["crops"].values()]
+    meta = render.read_results(render.read_releases()["logits"][LOGITS]["meta"])
+    train = index["splits"]["train"]
+    assert (train["data"], train["crops"], index["scenes"]) == (meta["data"], meta["clips"], meta["scenes"])
+
+
 def test_the_weakest_model_is_the_one_whose_card_says_so():
     accuracies = {
         name: render.read_results(model["results"][0])["last_epochs"]["accuracy"] for name, model in MODELS.items()

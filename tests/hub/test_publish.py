@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from loopback_hub import TOKEN, USER, running_hub
+from loopback_hub import TOKEN, USER
 from packaging.requirements import Requirement
-from publishing_parts import client_environment, running_client
+from publishing_parts import client_environment
 from serving_parts import noise, save_model, small_model
 
 from hf_ascdistill import SCENES, AscFeatureExtractor, stage_repository, validate_repository
@@ -29,19 +29,6 @@ COMPLEXITY = {"parameters": 10, "fused_parameters": 9, "int8_bytes": 9, "macs": 
 METRICS = {"clips": 80, "correct": 60, "accuracy": 0.75, "macro_accuracy": 0.74, "log_loss": 0.9}
 RESULTS = {"run": "tiny", "complexity": COMPLEXITY, "scenes": list(SCENES), "devices": ["a", "s1"], "groups": {}}
 RESULTS["last_epochs"] = METRICS
-
-
-@pytest.fixture(scope="module")
-def hub():
-    with running_hub() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def client(hub, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("client")
-    with running_client(folder, client_environment(hub, folder)) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

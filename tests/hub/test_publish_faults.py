@@ -7,8 +7,7 @@ taken from its client's code and takes a push with a real account to see.
 from pathlib import Path
 
 import pytest
-from loopback_hub import TOKEN, USER, Commit, Fault, LoopbackHub, Repository, running_hub
-from publishing_parts import client_environment, running_client
+from loopback_hub import TOKEN, USER, Commit, Fault, LoopbackHub, Repository
 
 UPLOAD = "client_calls:upload"
 REPLACED = ["*.py", "*.safetensors"]
@@ -27,19 +26,6 @@ STAYING = [
     ("commit", 409),
 ]
 ALWAYS = 1_000
-
-
-@pytest.fixture(scope="module")
-def hub():
-    with running_hub() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def client(hub, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("client")
-    with running_client(folder, client_environment(hub, folder)) as client:
-        yield client
 
 
 @pytest.fixture

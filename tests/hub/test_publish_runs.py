@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from loopback_hub import TOKEN, USER, running_hub
-from publishing_parts import client_environment, running_client
+from loopback_hub import TOKEN, USER
+from publishing_parts import client_environment
 from tiny_corpus import tiny_corpus
 
 from hf_ascdistill import SCENES, DistillationTrainingArguments, convert_checkpoint, load_logits, publish_logits
@@ -22,19 +22,6 @@ SCORE_JOB = Path(__file__).with_name("score_clips_job.py")
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 IDS = [f"airport-lyon-1-1-{slice}-a" for slice in range(5)]
 CONTENT = [f"{number:032x}" for number in range(5)]
-
-
-@pytest.fixture(scope="module")
-def hub():
-    with running_hub() as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def client(hub, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("client")
-    with running_client(folder, client_environment(hub, folder)) as client:
-        yield client
 
 
 def test_a_training_that_pushes_ends_in_what_publishing_its_folder_gives(hub, client, tmp_path, tmp_path_factory):

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..files import check_unused, new_folder
-from ..models.feature_extraction_asc import PRESETS, AscFeatureExtractor
+from ..models import AscFeatureExtractor
 from . import cp_checkpoints, passt_checkpoints
 from .architecture import Architecture, ConversionSettings, Tensors
 from .tensors import check_tensors, listed, read_tensors, without_denormals
@@ -74,27 +74,35 @@ def fill(
     return model.eval()
 
 
-def load_with_front_end(
-    path: str | Path, settings: ConversionSettings, *, id2label: Mapping[int, str] | None = None
+def load_checkpoint(
+    path: str | Path, *, id2label: Mapping[int, str] | None = None, **settings: Any
 ) -> tuple[PreTrainedModel, AscFeatureExtractor]:
-    """Loads a published checkpoint, and builds the front-end that it was trained with.
+    """Loads a published CP-Mobile, CP-ResNet or PaSST checkpoint, and builds the front-end that it was trained with.
+
+    The architecture, its sizes and the number of classes follow from the tensors. Every tensor must be there.
 
     Args:
         path (`str | Path`): a Lightning checkpoint or a plain state dict in the authors' names.
-        settings ([`ConversionSettings`]): what the tensors cannot say, or shall be changed.
-        id2label (`Mapping[int, str]`, *optional*): names of the classes; see [`load_checkpoint`].
+        id2label (`Mapping[int, str]`, *optional*): names of the classes; else ten are the scenes of TAU22, and any
+            other number is `LABEL_0`, `LABEL_1`, ...
+        settings: fields of [`ConversionSettings`]; see [`convert_checkpoint`].
+
+    Returns:
+        `tuple[PreTrainedModel, AscFeatureExtractor]`: the network in evaluation mode, and its front-end.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: see [`load_checkpoint`].
+        ValueError: the file is damaged, belongs to no known network, its tensors do not fit (they are named) or leave
+            open what the settings do not say.
     """
+    known = ConversionSettings(**settings)
     tensors = read_tensors(path)
     try:
         architecture = recognise(tensors)
-        fields = architecture.infer_fields(tensors, settings)
-        extractor = architecture.front_end(tensors, settings)
+        fields = architecture.infer_fields(tensors, known)
+        extractor = architecture.front_end(tensors, known)
         classes = fields["num_labels"]
-        num_labels = classes if settings.num_labels is None else settings.num_labels
+        num_labels = classes if known.num_labels is None else known.num_labels
         check_class_names(id2label, num_labels, classes=classes)
         config = architecture.config_class(**{**fields, "num_labels": num_labels}, id2label=id2label)
         names = check_all_tensors(architecture, tensors, architecture.config_class(**fields))
@@ -103,7 +111,7 @@ def load_with_front_end(
     tensors = without_denormals(tensors)
     dropped = () if num_labels == classes else tuple(f"{layer}." for layer in architecture.class_layers)
     weights = {ours: tensors[theirs] for ours, theirs in names.items() if not ours.startswith(dropped)}
-    return fill(architecture, weights, config, seed=settings.seed), extractor
+    return fill(architecture, weights, config, seed=known.seed), extractor
 
 
 def check_class_names(id2label: Mapping[int, str] | None, num_labels: int, *, classes: int) -> None:
@@ -115,37 +123,6 @@ def check_class_names(id2label: Mapping[int, str] | None, num_labels: int, *, cl
             f"num_labels is {num_labels}, but id2label names {len(id2label)} classes. The file has {classes}: to give "
             "it a new classifier, pass num_labels with as many names."
         )
-
-
-def load_checkpoint(
-    path: str | Path, *, id2label: Mapping[int, str] | None = None, **settings: Any
-) -> tuple[PreTrainedModel, str]:
-    """Loads a published CP-Mobile, CP-ResNet or PaSST checkpoint.
-
-    The architecture, its sizes and the number of classes follow from the tensors. Every tensor must be there.
-
-    Args:
-        path (`str | Path`): a Lightning checkpoint or a plain state dict in the authors' names.
-        id2label (`Mapping[int, str]`, *optional*): names of the classes; else ten are the scenes of TAU22, and any
-            other number is `LABEL_0`, `LABEL_1`, ...
-        settings: fields of [`ConversionSettings`]; see [`convert_checkpoint`].
-
-    Returns:
-        `tuple[PreTrainedModel, str]`: the network in evaluation mode, and the preset of its [`AscFeatureExtractor`].
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, belongs to no known network, its tensors do not fit (they are named) or leave
-            open what the settings do not say; or no preset is its front-end, which [`convert_checkpoint`] writes.
-    """
-    model, extractor = load_with_front_end(path, ConversionSettings(**settings), id2label=id2label)
-    for preset in PRESETS:
-        if AscFeatureExtractor.from_preset(preset).to_dict() == extractor.to_dict():
-            return model, preset
-    raise ValueError(
-        f"{path}: its front-end, hop_length {extractor.hop_length} and fmax {extractor.fmax:g} Hz, is none of the "
-        f"presets {', '.join(PRESETS)}. convert_checkpoint writes it beside the model."
-    )
 
 
 def convert_checkpoint(
@@ -183,11 +160,11 @@ def convert_checkpoint(
     >>> start = convert_checkpoint("passt-s-f128-p16-s10-ap.476-swa.pt", "models/passt-s", num_labels=10)
     ```"""
     check_unused(Path(output_dir))
-    model, extractor = load_with_front_end(path, ConversionSettings(**settings), id2label=id2label)
+    model, extractor = load_checkpoint(path, id2label=id2label, **settings)
     with new_folder(Path(output_dir)) as folder:
         model.save_pretrained(folder)
         extractor.save_pretrained(folder)
     return model
 
 
-__all__ = ["ARCHITECTURES", "convert_checkpoint", "load_checkpoint", "load_with_front_end"]
+__all__ = ["ARCHITECTURES", "convert_checkpoint", "load_checkpoint"]

@@ -51,7 +51,7 @@ def shifted_crops(dataset: Dataset, *, hop_seconds: float = 0.5, length_seconds:
     if PATH in clips.column_names:  # a crop across files has none
         columns[PATH] = pc.if_else(is_whole, clips[PATH].take(row), None)
     if CONTENT in clips.column_names:
-        columns[CONTENT] = _crop_contents(clips, runs, row, offset, length=length)
+        columns[CONTENT] = crop_contents(clips, runs, row=row, offset=offset, length=np.full(len(row), length))
     return with_rows(dataset, _with_columns(clips.take(row), columns))
 
 
@@ -87,8 +87,16 @@ def _crop_names(names: pa.ChunkedArray, offset: np.ndarray, is_whole: np.ndarray
     return pc.if_else(is_whole, names, pc.binary_join_element_wise(names, "+", milliseconds, "ms", ""))
 
 
-def _crop_contents(clips: pa.Table, runs: Runs, row: np.ndarray, offset: np.ndarray, *, length: int) -> pa.Array:
-    """Hashes the contents of the clips that each crop touches with its place in them; a whole clip keeps its own."""
+def crop_contents(clips: pa.Table, runs: Runs, *, row: np.ndarray, offset: np.ndarray, length: np.ndarray) -> pa.Array:
+    """Hashes the contents of the clips that each crop touches with its place in them; a whole clip keeps its own.
+
+    Args:
+        clips (`pa.Table`): rows of prepared clips.
+        runs ([`Runs`]): theirs.
+        row (`np.ndarray`): the clip that each crop begins in, `(N,)`.
+        offset (`np.ndarray`): where in it the crop begins, samples, `(N,)`.
+        length (`np.ndarray`): of each crop, samples, `(N,)`.
+    """
     clip_length = clips[LENGTH].to_numpy()
     end = np.cumsum(clip_length[runs.order])  # of each clip, as if all runs were one
     place = np.empty(len(clips), dtype=np.int64)
@@ -98,11 +106,11 @@ def _crop_contents(clips: pa.Table, runs: Runs, row: np.ndarray, offset: np.ndar
     contents = clips[CONTENT].take(runs.order).to_pylist()
     is_whole = (offset == 0) & (clip_length[row] == length)
     result = []
-    for begin, stop, shift, whole in zip(
-        place[row].tolist(), (last + 1).tolist(), offset.tolist(), is_whole, strict=True
+    for begin, stop, shift, samples, whole in zip(
+        place[row].tolist(), (last + 1).tolist(), offset.tolist(), length.tolist(), is_whole, strict=True
     ):
         touched = contents[begin:stop]
-        text = f"{shift} {length} {' '.join(touched)}"
+        text = f"{shift} {samples} {' '.join(touched)}"
         result.append(touched[0] if whole else hashlib.blake2b(text.encode(), digest_size=16).hexdigest())
     return pa.array(result)
 
@@ -124,4 +132,4 @@ def aligned_only(dataset: Dataset) -> Dataset:
     return with_rows(dataset, rows.filter(pc.invert(pc.match_substring_regex(rows[EXAMPLE_ID], BEGINS_INSIDE))))
 
 
-__all__ = ["aligned_only", "shifted_crops"]
+__all__ = ["aligned_only", "crop_contents", "shifted_crops"]

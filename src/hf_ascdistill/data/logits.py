@@ -1,5 +1,6 @@
 """A set of teacher logits: what it holds, and its files, Arrow tables beside a manifest."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -111,6 +112,12 @@ class ClipNames:
     def content(self) -> np.ndarray:
         """`np.ndarray`: hashes of the audio that the clips are read from, `(N,)`; wav files are read for them once."""
         return clip_contents(self.dataset)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """`str`: hash of names and audio, in their order; a logits set keeps it as `data`."""
+        names = json.dumps({EXAMPLE_ID: self.example_ids.tolist(), CONTENT: self.content.tolist()})
+        return hashlib.blake2b(names.encode(), digest_size=16).hexdigest()
 
     @property
     def scenes(self) -> tuple[str, ...]:

@@ -108,9 +108,9 @@ TAU22 = CardContext(
         "simulated; s4 to s6 are in no training clip. No location is on both sides of the official split."
     ),
     data_license=(
-        "The dataset is licensed by Tampere University for non-commercial use. A model trained on it inherits that "
-        "question: take these weights for research and other non-commercial use, and ask the dataset's authors first "
-        "where a use might be another."
+        "The dataset is licensed by Tampere University for non-commercial use. What is made from it inherits that "
+        "question: take it for research and other non-commercial use, and ask the dataset's authors first where a use "
+        "might be another."
     ),
     license="other",
     license_name="tau-urban-acoustic-scenes-2022-non-commercial",

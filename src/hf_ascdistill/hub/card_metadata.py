@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData, SpaceCardData
 
 from ..complexity import DCASE_2023_BUDGET
+from ..data.crops_index import SUFFIX
 from .card_context import CardContext
 from .card_facts import CardFacts
 from .card_tables import LOG_LOSS, TYPES, metric_names
@@ -62,15 +63,42 @@ def _eval_result(facts: CardFacts, metric: str, name: str) -> EvalResult:
 
 def logits_metadata(meta: Mapping[str, Any], context: CardContext) -> str:
     """Returns the metadata of a set of logits, YAML without its fences."""
-    size = next((name for limit, name in SIZES.items() if meta["clips"] < limit), LARGEST_SIZE)
     kind = TYPES.get(meta["model"]["type"], meta["model"]["type"])
-    data = DatasetCardData(
+    return _dataset_metadata(
+        context,
         pretty_name=f"Logits of {meta['name']} ({kind}) for {context.dataset_name}",
+        rows=meta["clips"],
+        tags=["knowledge-distillation", "logits"],
+        files={"train": list(meta["files"])},
+    )
+
+
+def crops_metadata(summary: Mapping[str, Any], context: CardContext) -> str:
+    """Returns the metadata of an index of crops, YAML without its fences."""
+    return _dataset_metadata(
+        context,
+        pretty_name=f"Crops of {context.dataset_name}",
+        rows=sum(split["crops"] for split in summary["splits"].values()),
+        tags=["index"],
+        files={split: f"{split}{SUFFIX}" for split in summary["splits"]},
+    )
+
+
+def _dataset_metadata(
+    context: CardContext, *, pretty_name: str, rows: int, tags: list[str], files: Mapping[str, str | list[str]]
+) -> str:
+    data = DatasetCardData(
+        pretty_name=pretty_name,
         **_license(context),
         task_categories=[TASK],
-        size_categories=[size],
-        tags=[*TAGS, "knowledge-distillation", "logits"],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": list(meta["files"])}]}],
+        size_categories=[next((name for limit, name in SIZES.items() if rows < limit), LARGEST_SIZE)],
+        tags=[*TAGS, *tags],
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": path} for split, path in files.items()],
+            }
+        ],
     )
     return data.to_yaml()
 
@@ -80,4 +108,4 @@ def space_metadata(title: str, **fields: Any) -> str:
     return SpaceCardData(title=title, sdk="gradio", app_file="app.py", pinned=False, **fields).to_yaml()
 
 
-__all__ = ["TAGS", "TASK", "logits_metadata", "model_metadata", "space_metadata"]
+__all__ = ["TAGS", "TASK", "crops_metadata", "logits_metadata", "model_metadata", "space_metadata"]

@@ -1,4 +1,4 @@
-"""The cards of what is published: models, sets of teacher logits, the Space; written from results, never by hand."""
+"""The cards of what is published: models, teacher logits, crops, the Space; written from results, never by hand."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,10 @@ from . import card_tables, card_text
 from .card_check import check_card
 from .card_context import CardContext, resolve_context
 from .card_facts import CardFacts, collect_facts, read_template, results_excerpt
-from .card_metadata import logits_metadata, model_metadata, space_metadata
+from .card_metadata import crops_metadata, logits_metadata, model_metadata, space_metadata
 
 SPACE_TITLE = "Acoustic scenes"
+SPACE_PYTHON = "3.11"  # Spaces run an older one unless they are told
 SPACE_LEAD = "Small networks say what a recording sounds like, one second at a time."
 
 
@@ -122,7 +123,6 @@ def render_logits_card(meta: Mapping[str, Any], *, repo_id: str, context: CardCo
         raise ValueError(f"the manifest lacks {', '.join(missing)}; expected what meta.json of a finished set holds.")
     context = resolve_context(meta["scenes"], None, context)
     network = card_tables.TYPES.get(meta["model"]["type"], meta["model"]["type"])
-    url = context.dataset_url
     parts = {
         "metadata": logits_metadata(meta, context).strip(),
         "name": repo_id.rpartition("/")[2],
@@ -133,7 +133,7 @@ def render_logits_card(meta: Mapping[str, Any], *, repo_id: str, context: CardCo
         "data": meta["data"] or "not known",
         "clips": f"{meta['clips']:,}",
         "scenes": ", ".join(meta["scenes"]),
-        "dataset": context.dataset_name if url is None else f"[{context.dataset_name}]({url})",
+        "dataset": _dataset_link(context),
         "paper": card_text.PAPER,
         "note": context.dataset_note,
         "front_end": _front_end(meta["front_end"]),
@@ -145,6 +145,11 @@ def render_logits_card(meta: Mapping[str, Any], *, repo_id: str, context: CardCo
     return _fill("logits_card.md", parts)
 
 
+def _dataset_link(context: CardContext) -> str:
+    url = context.dataset_url
+    return context.dataset_name if url is None else f"[{context.dataset_name}]({url})"
+
+
 def _front_end(settings: Mapping[str, Any]) -> str:
     if not settings:
         return "The front-end of the teacher is not recorded."
@@ -152,6 +157,49 @@ def _front_end(settings: Mapping[str, Any]) -> str:
         f"The teacher heard it at {settings['sampling_rate']:,} Hz as {settings['n_mels']} mel bands every "
         f"{settings['hop_length']:g} samples."
     )
+
+
+def render_crops_card(summary: Mapping[str, Any], *, repo_id: str, context: CardContext | None = None) -> str:
+    """Writes the card of an index of crops.
+
+    Args:
+        summary (`Mapping`): what [`crops_summary`] says of it.
+        repo_id (`str`): `user/name` of the dataset repository.
+        context ([`CardContext`], *optional*): name, address and licence of the data; unset: that of TAU22 or of the
+            synthetic corpus, where classes and devices are theirs.
+
+    Returns:
+        `str`: the whole README.md, metadata first.
+
+    Raises:
+        ValueError: the data are not known and no context is given.
+    """
+    context, splits = resolve_context(summary["scenes"], summary["devices"], context), summary["splits"]
+    parts = {
+        "metadata": crops_metadata(summary, context).strip(),
+        "name": repo_id.rpartition("/")[2],
+        "repo_id": repo_id,
+        "split": next(iter(splits)),
+        "crops": f"{sum(split['crops'] for split in splits.values()):,}",
+        "scenes": ", ".join(summary["scenes"]),
+        "devices": ", ".join(summary["devices"]),
+        "splits": "\n".join(_split_row(name, split) for name, split in splits.items()),
+        "dataset": _dataset_link(context),
+        "paper": card_text.PAPER,
+        "note": context.dataset_note,
+        "license": context.data_license,
+        "related": card_text.links(context.related),
+        "bibtex": read_template("citation.bib").strip(),
+    }
+    return _fill("crops_card.md", parts)
+
+
+def _split_row(name: str, split: Mapping[str, Any]) -> str:
+    seconds = [f"{length:g}" for length in split["seconds"]]
+    length = seconds[0] if len(seconds) == 1 else f"{seconds[0]} to {seconds[-1]}"
+    begin = f"on a grid of {split['grid']:g} s" if split["grid"] else "with the recording"
+    counts = f"{split['crops']:,} | {split['recordings']:,}"
+    return f"| {name} | {counts} | {length} s | {begin} | `{split['data']}` |"
 
 
 def render_space_card(
@@ -185,6 +233,7 @@ def render_space_card(
         colorFrom="blue",
         colorTo="green",
         sdk_version=sdk_version,
+        python_version=SPACE_PYTHON,
         short_description="Small networks say what they hear",
         license=license,
         models=list(models),
@@ -206,5 +255,5 @@ def _fill(template: str, parts: Mapping[str, str]) -> str:
     return re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip() + "\n"
 
 
-__all__ = ["CardContext", "check_card", "render_logits_card", "render_model_card", "render_space_card"]
-__all__ += ["resolve_context", "results_excerpt"]
+__all__ = ["CardContext", "check_card", "render_crops_card", "render_logits_card", "render_model_card"]
+__all__ += ["render_space_card", "resolve_context", "results_excerpt"]

@@ -1,6 +1,5 @@
-"""Publishes trained models and teacher logits: stage, check, push in one commit."""
+"""Publishes trained models: stage, check, push in one commit; what else is published goes the same way."""
 
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -9,11 +8,8 @@ from typing import Any
 
 from transformers.utils import logging
 
-from ..data.logits import MANIFEST_NAME, check_finished, load_logits, read_json
-from ..files import check_unused, new_folder
-from .card_context import CardContext
-from .model_card import check_card, render_logits_card
-from .repository import CARD_NAME, check_texts, stage_repository, validate_repository
+from ..files import check_unused
+from .repository import stage_repository, validate_repository
 from .upload import Target, check_login, upload_folder
 
 logger = logging.get_logger(__name__)
@@ -27,7 +23,6 @@ REPLACED_IN_MODELS = (
     "devices.png",
     "training_curve.png",
 )
-REPLACED_IN_LOGITS = ("*.arrow", MANIFEST_NAME)
 
 
 def publish(
@@ -80,77 +75,34 @@ def publish(
         stage_repository(run, folder, repo_id=repo_id, results=results, card=card)
         validate_repository(folder)
 
-    if dry_run:
-        return str(_staged(stage, staging))
     push = {"message": message or f"Publish {Path(run).name}", "replaced": REPLACED_IN_MODELS, "token": token}
-    return _pushed(stage, target, staging=staging, push=push)
+    return stage_and_push(stage, target, dry_run=dry_run, staging=staging, push=push)
 
 
-def publish_logits(
-    logits: str | Path,
-    repo_id: str,
+def stage_and_push(
+    stage: Callable[[Path], None],
+    target: Target,
     *,
-    private: bool = False,
-    revision: str | None = None,
-    dry_run: bool = False,
-    staging: str | Path | None = None,
-    token: str | None = None,
-    context: CardContext | None = None,
+    dry_run: bool,
+    staging: str | Path | None,
+    push: Mapping[str, Any],
 ) -> str:
-    """Puts a logits set on the Hub as a dataset repository; `hf://datasets/user/name` names it from then on.
+    """Stages a repository and pushes it in one commit.
 
     Args:
-        logits (`str | Path`): folder of a finished set, from [`predict_logits`] or [`convert_logits`].
-        repo_id (`str`): `user/name` on the Hub; it is made where there is none.
-        private, revision, dry_run, staging, token: see [`publish`].
-        context ([`CardContext`], *optional*): name and licence of the data, where they are not known by their classes.
+        stage (`Callable[[Path], None]`): fills a new folder, and checks what it wrote.
+        target ([`Target`]): where the folder goes.
+        dry_run (`bool`): stage, and ask nothing of the Hub.
+        staging (`str | Path`, *optional*): folder to stage in, which stays; unset: see [`publish`].
+        push (`Mapping`): `message`, `replaced` and `token` of [`upload_folder`].
 
     Returns:
         `str`: address of the commit; of a dry run, the staged folder.
-
-    Raises:
-        FileNotFoundError: the set is not finished.
-        ValueError, PermissionError, ConnectionError: see [`publish`].
-
-    Example: after `publish_logits("logits/cpr-128k-dirfms-s0", "user/cpr-logits")` a student is trained with
-    `--teacher_logits hf://datasets/user/cpr-logits`.
     """
-    logits, target = Path(logits), Target(repo_id, "dataset", private=private, revision=revision)
-    check_finished(logits)
-
-    def stage(folder: Path) -> None:
-        _stage_logits(logits, folder, repo_id=repo_id, context=context)
-
     if dry_run:
-        return str(_staged(stage, staging))
-    push = {"message": f"Publish {logits.resolve().name}", "replaced": REPLACED_IN_LOGITS, "token": token}
-    return _pushed(stage, target, staging=staging, push=push)
-
-
-def _stage_logits(logits: Path, folder: Path, *, repo_id: str, context: CardContext | None) -> None:
-    """Copies a set with a card, and reads the copy."""
-    meta = read_json(logits / MANIFEST_NAME)
-    card = render_logits_card(meta, repo_id=repo_id, context=context)
-    check_card(card)
-    with new_folder(folder) as partial:
-        for name in (MANIFEST_NAME, *meta["files"]):
-            shutil.copyfile(logits / name, partial / name)
-        (partial / CARD_NAME).write_text(card, encoding="utf-8")
-    load_logits(folder)
-    check_texts(folder)
-
-
-def _staged(stage: Callable[[Path], None], staging: str | Path | None) -> Path:
-    """Stages into a folder that stays, and returns it."""
-    folder = Path(tempfile.mkdtemp(prefix="ascdistill-")) if staging is None else Path(staging)
-    stage(folder)
-    return folder
-
-
-def _pushed(
-    stage: Callable[[Path], None], target: Target, *, staging: str | Path | None, push: Mapping[str, Any]
-) -> str:
-    """Stages and pushes, and returns the commit's address."""
+        folder = Path(tempfile.mkdtemp(prefix="ascdistill-")) if staging is None else Path(staging)
+        stage(folder)
+        return str(folder)
     with ExitStack() as stack:
         if staging is None:
             staging = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "repository"
@@ -162,4 +114,4 @@ def _pushed(
     return url
 
 
-__all__ = ["publish", "publish_logits"]
+__all__ = ["publish", "stage_and_push"]

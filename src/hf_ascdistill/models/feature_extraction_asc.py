@@ -24,10 +24,8 @@ PRESETS: dict[str, dict[str, int]] = {
 # Keys that transformers writes beside the settings.
 _METADATA = frozenset({"auto_map", "custom_pipelines", "feature_extractor_type", "processor_class"})
 
-# A triangle covers few bins, so the bank is multiplied block by block along its diagonal.
-_MELS_PER_BLOCK = 32
-# The training jitter of fmax draws from 1,000 banks; those in use stay, up to 260 kB each.
-_MAX_BANKS = 1024
+_MELS_PER_BLOCK = 32  # a triangle covers few bins, so the bank is multiplied block by block along its diagonal
+_MAX_BANKS = 1024  # the training jitter of fmax draws from 1,000 of them; those in use stay, up to 260 kB each
 # On a CPU the work of one chunk has to stay in the cache; elsewhere only memory bounds it (about 0.7 GB).
 _FRAMES_PER_CHUNK_CPU = 256
 _FRAMES_PER_CHUNK = 16_384
