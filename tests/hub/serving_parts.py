@@ -30,15 +30,17 @@ RATE = 32_000
 SMALL_PASST = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 
 
-def load_malformed() -> ModuleType:
-    """The module that makes malformed requests up, and writes audio files."""
-    spec = importlib.util.spec_from_file_location("malformed", CHECKOUT / "benchmarks" / "malformed.py")
+def load_script(path: Path) -> ModuleType:
+    """A file that is in no package, as a module; files beside it find it by its name then."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-malformed = load_malformed()
+malformed = load_script(
+    CHECKOUT / "benchmarks" / "malformed.py"
+)  # makes malformed requests up, and writes audio files
 
 
 def small_model(family: str) -> nn.Module:

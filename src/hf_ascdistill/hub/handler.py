@@ -154,8 +154,9 @@ def _check_shape(frames: int, channels: int, rate: int, *, name: str, limits: Li
     _expect(seconds <= limits.max_seconds, length, seconds, f"at most {limits.max_seconds:g}", error=TooLarge)
 
 
-def _read_file(data: bytes, *, name: str, limits: Limits) -> tuple[np.ndarray, int]:
-    """Decodes an audio file block by block: the mean of its channels, float32 (T,), and its sampling rate."""
+def read_audio(data: bytes, *, name: str, limits: Limits) -> tuple[np.ndarray, int]:
+    """Decodes an audio file block by block: the mean of its channels, float32 (T,), and its sampling rate. A
+    [`BadRequest`] about `name` says what is wrong with a file that is damaged, of an unknown kind or too long."""
     _expect(len(data) > 0, f"the size of {name}", 0, f"the bytes of an audio file ({FORMATS})")
     is_known = data.startswith(MAGIC) or int.from_bytes(data[:2], "big") & MP3_SYNC == MP3_SYNC
     _expect(is_known, f"the beginning of {name}", bytes(data[:8]), f"an audio file: {FORMATS}")
@@ -213,7 +214,7 @@ def _decode(item: Any, *, name: str, limits: Limits) -> tuple[np.ndarray, int]:
     """Reads one recording in any of its forms: float32 (T,), and its sampling rate."""
     item = _decode_base64(item, name) if isinstance(item, str) else item
     if isinstance(item, bytes | bytearray):
-        return _read_file(item, name=name, limits=limits)
+        return read_audio(item, name=name, limits=limits)
     expected = 'an audio file\'s bytes, their base64 text, or an object with "raw" and "sampling_rate"'
     _expect(isinstance(item, dict), name, item, expected)
     return _read_samples(item, name=name, limits=limits)
@@ -396,4 +397,4 @@ class EndpointHandler:
 
 
 __all__ = ["BadRequest", "EndpointHandler", "Limits", "Parameters", "TooLarge"]
-__all__ += ["check_samples", "cut_windows", "resample", "window_logits"]
+__all__ += ["check_samples", "cut_windows", "read_audio", "resample", "window_logits"]
