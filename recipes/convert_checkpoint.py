@@ -18,30 +18,12 @@ The logits of the published ensemble, a row for every row of meta.csv:
 python recipes/convert_checkpoint.py --input ensemble_logits.pt --meta_csv tau22/meta.csv --output logits/ensemble
 """
 
-from dataclasses import asdict, dataclass, field
-
-from hf_ascdistill import ConversionSettings, convert_checkpoint, convert_logits, parse_recipe
-
-
-@dataclass
-class ConvertArguments:
-    """Parameters that control what is converted and where it goes."""
-
-    input: str = field(metadata={"help": "a Lightning .ckpt, a plain state dict, or logits"})
-    output: str = field(metadata={"help": "folder of the converted model or logits; must not exist yet"})
-    meta_csv: str | None = field(
-        default=None, metadata={"help": "of logits: the table of their clips, in their order"}
-    )
+from hf_ascdistill import ConversionSettings, ConvertArguments, convert_file, parse_recipe
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments, settings = parse_recipe(ConvertArguments, ConversionSettings, argv=argv, description=__doc__)
-    if arguments.meta_csv is not None:
-        logits = convert_logits(arguments.input, arguments.output, meta_csv=arguments.meta_csv)
-        print(f"{len(logits.example_ids)} clips x {len(logits.scenes)} scenes: {arguments.output}")
-        return
-    model = convert_checkpoint(arguments.input, arguments.output, **asdict(settings))
-    print(f"{model.config.model_type}, {model.config.num_labels} classes: {arguments.output}")
+    print(f"{convert_file(arguments, settings)}: {arguments.output}")
 
 
 if __name__ == "__main__":
