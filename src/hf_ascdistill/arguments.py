@@ -12,6 +12,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from .data.columns import DEVICE_IDS, LABELS
+from .data.resident import DATA_PLACEMENTS
 from .schedule import EpochSchedule
 
 CONFIG_FLAG = "--config"
@@ -146,6 +147,10 @@ class DistillationTrainingArguments(TrainingArguments):
             chosen for; a run of another length gets the same proportions.
         frontend_seat (`str`, *optional*, defaults to `"accelerator"`): where waveforms become log-mels: on the
             `accelerator`, or in the data loader's `workers`.
+        data_placement (`str`, *optional*, defaults to `"auto"`): where the prepared training clips lie: on `disk`,
+            read batch by batch; in the host's `ram`; in the memory of the `device`, where batches never touch the
+            host; or `auto`: on a CUDA device where they fit, else on disk. The batches are the same bits everywhere.
+            Where memory is short, a warning says what is taken in its place.
         channels_last (`bool`, *optional*, defaults to `True`): memory format of training; faster, and on a CPU some
             50 times less accurate in batch normalisation (2e-6).
         fused_adam (`bool`, *optional*, defaults to `True`): one kernel updates all parameters; off: one parameter
@@ -165,6 +170,7 @@ class DistillationTrainingArguments(TrainingArguments):
     lr_last: float = field(default=0.005, metadata={"help": "last rate as a share of the peak"})
     lr_reference_epochs: int = field(default=150, metadata={"help": "run length that these epochs belong to"})
     frontend_seat: str = field(default="accelerator", metadata={"help": "accelerator or workers"})
+    data_placement: str = field(default="auto", metadata={"help": "auto, disk, ram or device"})
     channels_last: bool = field(default=True, metadata={"help": "train in channels_last memory format"})
     fused_adam: bool = field(default=True, metadata={"help": "update all parameters in one kernel"})
     flush_denormals: bool = field(default=True, metadata={"help": "numbers below 1.2e-38 are 0 to the CPU: faster"})
@@ -198,6 +204,15 @@ class DistillationTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.frontend_seat not in FRONTEND_SEATS:
             raise ValueError(f"frontend_seat is {self.frontend_seat!r}; expected one of {', '.join(FRONTEND_SEATS)}.")
+        if self.data_placement not in DATA_PLACEMENTS:
+            raise ValueError(
+                f"data_placement is {self.data_placement!r}; expected one of {', '.join(DATA_PLACEMENTS)}."
+            )
+        if self.frontend_seat == "workers" and self.data_placement in ("ram", "device"):
+            raise ValueError(
+                f"data_placement is {self.data_placement}, but frontend_seat is workers: clips in memory have no "
+                "workers. Pass --frontend_seat accelerator, or --data_placement disk."
+            )
         if self.remove_unused_columns:
             raise ValueError("remove_unused_columns must be False: the front-end reads waveform and device_ids.")
         if self.hub_strategy != HubStrategy.END:

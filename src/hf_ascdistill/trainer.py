@@ -4,13 +4,14 @@ import math
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast, set_seed
 from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
@@ -19,15 +20,17 @@ from transformers.utils import logging
 from .arguments import DistillationTrainingArguments
 from .data.collator import collate_clips
 from .data.columns import INPUT_VALUES, LABELS, TEACHER_LOGITS, WAVEFORM
-from .data.random_crops import random_crops_of
-from .hub.publish import publish
+from .data.resident import ResidentClips, as_it_is
 from .losses import distillation_loss_parts
-from .online import OnlineTeachers
 from .transforms.frontend import AcousticFrontend
+
+if TYPE_CHECKING:
+    from .online import OnlineTeachers
 
 logger = logging.get_logger(__name__)
 
 COMPLETE_MARKER = "complete"  # written into a checkpoint when every process has saved its part
+RESIDENT_STRATEGIES = ("random", "sequential")  # samplers that need no length of each row
 
 
 class ReseedPerRank(TrainerCallback):
@@ -41,9 +44,18 @@ class DrawCropsAnew(TrainerCallback):
     """Moves random crops to other places in each epoch; the seed and the epoch alone decide where."""
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs) -> None:
-        crops = random_crops_of(train_dataloader.dataset)
+        crops = _movable(train_dataloader.dataset)
         if crops is not None:
             crops.draw_anew(seed=args.seed, epoch=int(state.epoch))
+
+
+def _movable(dataset: Any) -> Any:
+    """Returns what draws a dataset's crops anew, `None` where nothing does."""
+    if isinstance(dataset, ResidentClips):
+        return dataset
+    from .data.random_crops import random_crops_of  # not before it is needed: resident clips do without `datasets`
+
+    return random_crops_of(dataset)
 
 
 class DistillationTrainer(Trainer):
@@ -71,7 +83,7 @@ class DistillationTrainer(Trainer):
         args: DistillationTrainingArguments,
         *,
         frontend: AcousticFrontend | None = None,
-        teachers: OnlineTeachers | None = None,
+        teachers: "OnlineTeachers | None" = None,
         **kwargs: Any,
     ) -> None:
         kwargs.setdefault("data_collator", collate_clips)
@@ -187,12 +199,50 @@ class DistillationTrainer(Trainer):
         return 0
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
-        """Trains; `resume_from_checkpoint=True` goes on from the newest checkpoint that was written whole, if any."""
+        """Trains; `resume_from_checkpoint=True` goes on from the newest checkpoint that was written whole, if any.
+
+        The training data are brought to where `args.data_placement` says before the first step.
+
+        Raises:
+            ValueError: they cannot be held in memory, as `args.data_placement` wants, see [`~data.placement.place`].
+        """
+        self._place_training_data()
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint and self.args.should_save:
                 self._remove_older_than(resume_from_checkpoint)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _place_training_data(self) -> None:
+        """Brings the training data into memory, once, where that is asked for and possible."""
+        if isinstance(self.train_dataset, ResidentClips):
+            return
+        from .data.placement import place
+
+        placement, strategy, obstacle = self.args.data_placement, self.args.train_sampling_strategy, None
+        if self.data_collator is not collate_clips:
+            obstacle = "the trainer has a data_collator of its own, which clips in memory do without"
+        elif strategy not in RESIDENT_STRATEGIES:
+            obstacle = f"train_sampling_strategy is {strategy}; clips in memory are drawn random or sequential"
+        if obstacle is None:
+            self.train_dataset = place(self.train_dataset, placement, device=self.args.device)
+        elif placement not in ("auto", "disk"):
+            raise ValueError(f"data_placement is {placement}, but {obstacle}: pass --data_placement disk.")
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Returns the loader of the training data; the sampling is the same wherever they lie."""
+        clips = self.train_dataset
+        if not isinstance(clips, ResidentClips):
+            return super().get_train_dataloader()
+        loader = DataLoader(
+            clips,
+            self._train_batch_size,
+            sampler=self._get_train_sampler(clips),
+            drop_last=self.args.dataloader_drop_last,
+            collate_fn=as_it_is,  # and no workers: a batch is one gather
+            pin_memory=self.args.dataloader_pin_memory and clips.device.type == "cpu",
+        )
+        return self.accelerator.prepare(loader)
 
     def _remove_older_than(self, checkpoint: str) -> None:
         """Removes what a run that was killed between saving and removing has left beyond `save_total_limit`."""
@@ -255,6 +305,8 @@ class DistillationTrainer(Trainer):
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
+        from .hub.publish import publish
+
         return publish(
             self.args.output_dir,
             self.hub_model_id,

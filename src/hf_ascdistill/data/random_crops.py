@@ -1,6 +1,7 @@
 """Random crops: windows that begin at another sample of their recording in each epoch."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,14 +35,29 @@ class ReadRandomCrops:
         if not {EXAMPLE_ID, EARLIEST, LATEST} <= batch.keys():
             return self.read(batch)
         seed, epoch = self.draw.tolist()
-        bounds = zip(batch[EXAMPLE_ID], batch[EARLIEST], batch[LATEST], strict=True)
-        starts = [low + _hash(f"{seed} {epoch} {name}") % (high - low + 1) for name, low, high in bounds]
-        return self.read({**batch, START: starts})
+        bounds = (batch[name] for name in (EXAMPLE_ID, EARLIEST, LATEST))
+        return self.read({**batch, START: random_starts(*bounds, seed=seed, epoch=epoch)})
 
     def draw_anew(self, *, seed: int, epoch: int) -> None:
         """Moves the crops to their places in an epoch, in worker processes too."""
         self.draw.share_memory_()
         self.draw.copy_(torch.tensor([seed, epoch]))
+
+
+def random_starts(
+    example_ids: Sequence[str], earliest: Sequence[int], latest: Sequence[int], *, seed: int, epoch: int
+) -> list[int]:
+    """Draws where the crops of an epoch begin.
+
+    Args:
+        example_ids (`Sequence[str]`): names of the rows.
+        earliest (`Sequence[int]`): first sample at which each may begin.
+        latest (`Sequence[int]`): last one.
+        seed (`int`): of the run.
+        epoch (`int`): number of the epoch.
+    """
+    bounds = zip(example_ids, earliest, latest, strict=True)
+    return [low + _hash(f"{seed} {epoch} {name}") % (high - low + 1) for name, low, high in bounds]
 
 
 def _hash(text: str) -> int:
@@ -86,4 +102,4 @@ def random_crops_of(dataset: Any) -> ReadRandomCrops | None:
     return next((part for part in parts if isinstance(part, ReadRandomCrops)), None)
 
 
-__all__ = ["ReadRandomCrops", "random_crops", "random_crops_of"]
+__all__ = ["ReadRandomCrops", "random_crops", "random_crops_of", "random_starts"]

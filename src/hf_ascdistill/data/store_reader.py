@@ -51,9 +51,18 @@ class ReadStore:
         """
         if not {RECORDING, START, LENGTH} <= batch.keys():
             return batch
-        store = _open_store(self.path, self.key)
+        store = self.store
         places = zip(batch[RECORDING], batch[START], batch[LENGTH], strict=True)
         return with_waveforms(batch, [store.read(*place) for place in places])
+
+    @property
+    def store(self) -> "Store":
+        """The open store, one in each process.
+
+        Raises:
+            ValueError: it has changed since it was loaded.
+        """
+        return _open_store(self.path, self.key)
 
 
 class Store:
@@ -79,15 +88,28 @@ class Store:
         Raises:
             ValueError: the store does not hold them in one piece.
         """
+        place = self.find(recording, start, length)
+        samples, scale = self.samples(place)
+        return samples[start - place.start :][:length] * scale
+
+    def find(self, recording: str, start: int, length: int) -> Place:
+        """Returns the run that holds samples `start` to `start + length` of a recording.
+
+        Raises:
+            ValueError: the store does not hold them in one piece.
+        """
         for place in self.places.get(recording, ()):
             if place.start <= start and start + length <= place.start + place.length:
-                batch = self._reader(place.shard).get_batch(place.batch)
-                samples = batch[SAMPLES].values.to_numpy()[start - place.start :][:length]  # no copy
-                return samples * np.float32(batch[SCALE][0].as_py())
+                return place
         raise ValueError(
             f"{self.folder} does not hold samples {start} to {start + length} of {recording} in one piece; load the "
             "dataset from the store that it belongs to."
         )
+
+    def samples(self, place: Place) -> tuple[np.ndarray, np.float32]:
+        """Returns the samples of a run, memory-mapped int16 `(length,)`, and their scale."""
+        batch = self._reader(place.shard).get_batch(place.batch)
+        return batch[SAMPLES].values.to_numpy(), np.float32(batch[SCALE][0].as_py())
 
     def _reader(self, shard: int) -> pa.ipc.RecordBatchFileReader:
         if shard not in self.readers:
