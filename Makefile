@@ -5,10 +5,17 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := .venv-bench
+RESULTS ?= benchmarks/RESULTS.md
+BENCH := $(PEERS)/bin/python benchmarks
+HEAR21PASST := --hear21passt $(PEERS)/hear21passt
+# Folder in TAU22's layout, folder of impulse responses, published CP-Mobile; without them made-up ones, or none.
+BENCH_DATA := $(if $(CLIPS),--clips $(CLIPS)) $(if $(RESPONSES),--impulse_responses $(RESPONSES)) \
+	$(if $(CHECKPOINT),--checkpoint $(CHECKPOINT))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help style quality test test-dist demo clean
+.PHONY: help style quality test test-dist demo bench bench-gpu clean
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3] [VENV=.venv]"
@@ -39,8 +46,19 @@ test-dist: $(READY)  ## run only the tests that start two processes
 demo: $(READY)  ## teacher, logits, student on a made-up corpus; writes runs/demo/report.md
 	$(BIN)/python recipes/demo.py
 
+# The other packages that are compared with, in an environment to throw away.
+$(PEERS)/.ready: $(READY) benchmarks/peers.py
+	$(BIN)/python benchmarks/peers.py $(PEERS)
+	@touch $@
+
+bench: $(PEERS)/.ready  ## speed on an idle CPU into RESULTS.md [CLIPS= RESPONSES= CHECKPOINT=]
+	$(BENCH)/bench.py $(BENCH_DATA) $(HEAR21PASST) --output $(RESULTS)
+
+bench-gpu: $(PEERS)/.ready  ## speed on a GPU into RESULTS.md
+	$(BENCH)/gpu.py $(HEAR21PASST) --output $(RESULTS)
+
 clean:  ## remove builds and caches; keeps the virtual environment and runs/
 	rm -rf build dist .pytest_cache .ruff_cache
-	find . \( -path './$(VENV)' -o -path ./.git -o -path ./runs \) -prune -o \
+	find . \( -path './$(VENV)' -o -path './$(PEERS)' -o -path ./.git -o -path ./runs \) -prune -o \
 		-type d \( -name __pycache__ -o -name '*.egg-info' \) -prune -exec rm -rf {} +
 	@echo "kept: $(VENV) (remove it by hand to install anew) and runs/"

@@ -1,11 +1,12 @@
-"""Measures the package's speed against plain torch doing the same work, and writes the results as Markdown.
+"""Measures the package's speed against plain torch and other packages, and writes the results as Markdown.
 
-python benchmarks/bench.py --clips <folder in TAU22's layout> [--impulse_responses FOLDER]
-    [--checkpoint converted model folder] --output benchmarks/RESULTS.md
+python benchmarks/bench.py --clips <folder in TAU22's layout> [--impulse_responses FOLDER] [--hear21passt FOLDER]
+    [--checkpoint published CP-Mobile] --output benchmarks/RESULTS.md
 
-Without --clips it writes a tiny synthetic corpus into a temporary folder. `--device cuda` needs only torch,
-transformers and accelerate: what needs more is left out, and said so. `--seconds 0` is a quick look. Measure on idle
-cores: where others work on them too, torch's waiting threads spin, unless OMP_WAIT_POLICY=PASSIVE is set.
+`make bench` does so in an environment that has the other packages. Without --clips it writes a tiny synthetic corpus
+into a temporary folder. `--device cuda` needs only torch, transformers and accelerate: what needs more is left out,
+and said so. `--seconds 0` is a quick look. Measure on idle cores: where others work on them too, torch's waiting
+threads spin, unless OMP_WAIT_POLICY=PASSIVE is set.
 """
 
 import argparse
@@ -15,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from evaluation_cases import evaluation_cases, missing_export_packages
 from frontend_cases import frontend_cases
-from network_cases import evaluation_cases, training_cases
-from report import write_report
+from peer_cases import missing_peers, peer_cases
+from report import merge_sections, write_report
 from timing import Case, Stopwatch
+from training_cases import training_cases
 from workload import CLASSES, Workload, missing_packages, open_clips, open_responses, random_batch, read_batch
-
-OTHER_PROGRAMS = "\n## PaSST against hear21passt\n"  # the heading behind which the report is not this program's
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,7 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=Path, help="folder in TAU22's layout; unset: a synthetic corpus")
     parser.add_argument("--impulse_responses", type=Path, help="folder of wav files; unset: decaying noise")
-    parser.add_argument("--checkpoint", type=Path, help="converted model; its weights are measured as well")
+    parser.add_argument("--checkpoint", type=Path, help="the authors' file of a CP-Mobile; measured as well")
+    parser.add_argument("--hear21passt", type=Path, help="folder with hear21passt and timm, as peers.py leaves it")
     parser.add_argument("--output", type=Path, help="Markdown file to write; unset: the screen only")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
     parser.add_argument("--batch_size", type=int, default=64, help="clips of a batch")
@@ -47,9 +49,7 @@ def build_workload(arguments: argparse.Namespace, folder: Path) -> Workload:
         )
     if "scipy" in missing and arguments.device.type == "cpu":
         raise ValueError("on a CPU the plain way convolves with scipy: `pip install scipy`, or measure --device cuda.")
-    if missing:
-        print(f"left out for want of {', '.join(missing)}: the cases of wav files, store and workers", flush=True)
-    else:
+    if not missing:
         clips = open_clips(arguments.clips, folder)
     size, device = arguments.batch_size, arguments.device
     waveform = random_batch(size) if clips is None else read_batch(clips, size)
@@ -62,7 +62,24 @@ def build_workload(arguments: argparse.Namespace, folder: Path) -> Workload:
         folder=folder,
         clips=clips,
         checkpoint=arguments.checkpoint,
+        hear21passt=arguments.hear21passt,
     )
+
+
+def left_out(work: Workload) -> list[str]:
+    """Names the cases that this run cannot measure, each with its reason."""
+    missing = missing_packages()
+    reasons = [f"wav files, store and workers: {', '.join(missing)} is not installed"] if missing else []
+    if work.checkpoint is None:
+        reasons.append("trained weights and their export: no --checkpoint was given")
+    elif missing_export_packages():
+        reasons.append(f"latency through ONNX: {', '.join(missing_export_packages())} is not installed")
+    if work.device.type != "cpu":
+        return [*reasons, "other packages: they are compared on a CPU"]
+    reasons += [f"{name}: not installed, see benchmarks/peers.py" for name in missing_peers()]
+    if work.hear21passt is None or not (work.hear21passt / "hear21passt").is_dir():
+        reasons.append("hear21passt: not in --hear21passt, see benchmarks/peers.py")
+    return reasons
 
 
 def all_cases(work: Workload) -> Iterator[Case]:
@@ -72,6 +89,8 @@ def all_cases(work: Workload) -> Iterator[Case]:
 
         yield from data_cases(work)
     yield from frontend_cases(work)
+    if work.device.type == "cpu":
+        yield from peer_cases(work)
     yield from training_cases(work)
     yield from evaluation_cases(work)
 
@@ -86,12 +105,6 @@ def command_line(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
     return shlex.join(words)
 
 
-def other_sections(path: Path) -> str:
-    """Returns the sections of an earlier report that other programs gave, to be kept."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return "".join(text.partition(OTHER_PROGRAMS)[1:])
-
-
 def main() -> None:
     """Measures, prints a line a case, and writes the report."""
     parser = build_parser()
@@ -102,12 +115,14 @@ def main() -> None:
     results = []
     with tempfile.TemporaryDirectory() as folder:
         work = build_workload(arguments, Path(folder))
+        for reason in left_out(work):
+            print(f"left out: {reason}", flush=True)
         for case in all_cases(work):
             results.append(watch.measure(case))
             print(results[-1].line(), flush=True)
     if arguments.output is not None:
-        text = write_report(results, work, command=command_line(parser, arguments))
-        arguments.output.write_text(text + other_sections(arguments.output), encoding="utf-8")
+        command = command_line(parser, arguments)
+        merge_sections(arguments.output, write_report(results, work, command=command, left_out=left_out(work)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from frontend_cases import SETTINGS, our_frontend, plain_augmentation, plain_mel
 from plain import Collate, SavedClips, read_clip
 from timing import Case
 from torch.utils.data import DataLoader
+from training_cases import store_step_cases
 from workload import SAMPLING_RATE, Workload, check_close
 
 from hf_ascdistill import (
@@ -83,6 +84,7 @@ def _store_cases(work: Workload, store: Any, saved: SavedClips) -> Iterator[Case
         (PEER_ITEM_CACHED,),
     )
     yield from _worker_cases(work, store, saved)
+    yield from store_step_cases(work, store, saved)
 
 
 def _worker_cases(work: Workload, store: Any, saved: SavedClips) -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""Times a fine-tuning step of PaSST-S, next to hear21passt's network in the same run.
+"""Times evaluation and a fine-tuning step of PaSST-S, next to hear21passt's network in the same run.
 
 python benchmarks/passt_step.py --device cuda [--hear21passt FOLDER] [--compile]
 python benchmarks/passt_step.py --tiny --seconds 1
@@ -10,8 +10,9 @@ get the same weights, and must give the same logits before either is timed. `--t
 """
 
 import argparse
+import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ TINY = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "in
 LEARNING_RATE, WEIGHT_DECAY, PATCHOUT = 1e-5, 1e-3, 6
 LOGITS_TOLERANCE = 1e-3
 WARMUP_STEPS = 5
+GOAL = 1.5  # times hear21passt, on a GPU
 MIB = 2**20
 
 
@@ -41,13 +43,23 @@ class PlainLogits(nn.Module):
         return self.network(inputs.unsqueeze(1))[0] if self.takes_channel else self.network(inputs).logits
 
 
-def training_step(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    """Returns one fine-tuning step of a network, ready to be called again and again."""
+def training_step(
+    model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor, *, is_autocast: bool = True, is_fused: bool = True
+) -> Callable[[], None]:
+    """Returns one fine-tuning step of a network, ready to be called again and again.
+
+    Args:
+        model (`nn.Module`): log-mels to logits.
+        inputs (`torch.Tensor`): log-mels, `(B, M, F)`.
+        labels (`torch.Tensor`): class ids, `(B,)`.
+        is_autocast (`bool`, *optional*, defaults to `True`): in bfloat16 where autocast says so.
+        is_fused (`bool`, *optional*, defaults to `True`): with the fused Adam; else with torch's default.
+    """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    adam = torch.optim.Adam(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    adam = torch.optim.Adam(trained, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=is_fused or None)
 
     def step() -> None:
-        with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16, enabled=is_autocast):
             logits = model(inputs)
         functional.cross_entropy(logits.float(), labels).backward()
         adam.step()
@@ -56,25 +68,38 @@ def training_step(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) 
     return step
 
 
+def our_network(fields: Mapping[str, int]) -> nn.Module:
+    """Builds our network with the recipe's patchout."""
+    torch.manual_seed(0)
+    config = PasstConfig(**fields, frequency_patchout=PATCHOUT, num_labels=CLASSES)
+    return PlainLogits(PasstForAudioClassification(config), takes_channel=False)
+
+
+def equal_networks(folder: Path) -> tuple[nn.Module, nn.Module]:
+    """Builds our full-size network and hear21passt's with the same weights.
+
+    Args:
+        folder (`Path`): holds hear21passt and timm.
+    """
+    ours = our_network(PasstConfig.PRESETS["s"])
+    sys.path.insert(0, str(folder))
+    reference = open_network(frequency_patchout=PATCHOUT)
+    tensors = zip(ours.network.state_dict(), reference.state_dict().values(), strict=True)  # in the same order
+    ours.network.load_state_dict(dict(tensors))
+    return ours, PlainLogits(reference, takes_channel=True)
+
+
 def open_models(arguments: argparse.Namespace) -> dict[str, nn.Module]:
     """Builds the networks to compare, on the device, with the same weights."""
-    torch.manual_seed(0)
-    fields = TINY if arguments.tiny else PasstConfig.PRESETS["s"]
-    config = PasstConfig(**fields, frequency_patchout=PATCHOUT, num_labels=CLASSES)
-    ours = PasstForAudioClassification(config)
-    models = {}
-    if arguments.hear21passt is not None:
-        if arguments.tiny:
-            raise ValueError("hear21passt's network has one size: leave out --tiny or --hear21passt.")
-        sys.path.insert(0, str(arguments.hear21passt))
-        reference = open_network(frequency_patchout=PATCHOUT)
-        tensors = zip(ours.state_dict(), reference.state_dict().values(), strict=True)  # in the same order
-        ours.load_state_dict(dict(tensors))
-        models["hear21passt"] = PlainLogits(reference, takes_channel=True)
-    models["ours"] = PlainLogits(ours, takes_channel=False)
+    if arguments.tiny and arguments.hear21passt is not None:
+        raise ValueError("hear21passt's network has one size: leave out --tiny or --hear21passt.")
+    if arguments.hear21passt is None:
+        models = {"ours": our_network(TINY if arguments.tiny else PasstConfig.PRESETS["s"])}
+    else:
+        ours, reference = equal_networks(arguments.hear21passt)
+        models = {"hear21passt": reference, "ours": ours}  # the first is what the others are compared with
     if arguments.compile:
-        compiled = PasstForAudioClassification(config)
-        compiled.load_state_dict(ours.state_dict())
+        compiled = copy.deepcopy(models["ours"].network)
         for block in compiled.passt.blocks:
             block.compile()
         models["ours, blocks compiled"] = PlainLogits(compiled, takes_channel=False)
@@ -94,7 +119,7 @@ def check_agreement(models: dict[str, nn.Module], inputs: torch.Tensor) -> None:
 
 
 def peak_memory(step: Callable[[], None], device: torch.device) -> int | None:
-    """Takes the first steps; returns the most bytes that they hold beside what was held before, on a CPU none."""
+    """Does the first work; returns the most bytes that it holds beside what was held before, on a CPU none."""
     is_measured = device.type == "cuda"
     before = torch.cuda.memory_allocated(device) if is_measured else 0
     if is_measured:
@@ -103,6 +128,34 @@ def peak_memory(step: Callable[[], None], device: torch.device) -> int | None:
         for _ in range(WARMUP_STEPS):
             step()
     return torch.cuda.max_memory_allocated(device) - before if is_measured else None
+
+
+def forward(model: nn.Module, inputs: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Returns the classification of a batch, ready to be called again and again."""
+
+    @torch.inference_mode()
+    def classify() -> torch.Tensor:
+        with torch.autocast(inputs.device.type, dtype=torch.bfloat16):
+            return model(inputs)
+
+    return classify
+
+
+def measure(what: str, works: Mapping[str, Callable[[], object]], *, clips: int, watch: Stopwatch) -> list[str]:
+    """Prints a row for the work of each network; returns what is said of the goal, against hear21passt alone."""
+    memory = {name: peak_memory(work, watch.device) for name, work in works.items()}
+    reference, verdicts = next(iter(works)), []
+    for name, work in works.items():
+        plain = None if name == reference else works[reference]
+        case = Case("PaSST-S", f"{what}, {name}", clips, work, plain, goal=None if plain is None else GOAL)
+        with quiet():
+            result = watch.measure(case)
+        ratio = "-" if plain is None else "{1:.2f} ({0:.2f} to {2:.2f})".format(*result.ratios)
+        peak = "-" if memory[name] is None else f"{memory[name] / MIB:,.0f}"
+        milliseconds = result.ours * clips
+        print(f"| {what} | {name} | {1000 / result.ours:,.0f} | {milliseconds:.2f} | {peak} | {ratio} |", flush=True)
+        verdicts += filter(None, [result.verdict()])
+    return verdicts
 
 
 def main() -> None:
@@ -120,23 +173,19 @@ def main() -> None:
     inputs = torch.randn(arguments.batch_size, MELS, FRAMES["1 s"], device=arguments.device)
     check_agreement(models, inputs[:4])
     labels = torch.arange(arguments.batch_size, device=arguments.device) % CLASSES
+    settings = {"clips": arguments.batch_size, "watch": Stopwatch(arguments.device, arguments.seconds)}
+    print(
+        "| work | network | clips/s | ms a batch | peak memory, MiB | times the first (quartiles) |\n"
+        + "|---" * 6
+        + "|"
+    )
+    forwards = {name: forward(model.eval(), inputs) for name, model in models.items()}
+    verdicts = measure("evaluation", forwards, **settings)
     steps = {name: training_step(model.train(), inputs, labels) for name, model in models.items()}
-    memory = {}
-    for name, model in models.items():
-        weights = sum(parameter.nbytes for parameter in model.parameters())
-        peak = peak_memory(steps[name], arguments.device)
-        memory[name] = "-" if peak is None else f"{(peak + weights) / MIB:,.0f}"
-    watch, reference = Stopwatch(arguments.device, arguments.seconds), next(iter(steps))
-    print("| network | clips/s | ms a step | peak memory, MiB | times the first (quartiles) |\n|---|---|---|---|---|")
-    for name, step in steps.items():
-        plain = None if name == reference else steps[reference]
-        with quiet():
-            result = watch.measure(Case("PaSST-S", name, arguments.batch_size, step, plain))
-        ratio = "-" if plain is None else "{1:.2f} ({0:.2f} to {2:.2f})".format(*result.ratios)
-        milliseconds = result.ours * arguments.batch_size
-        print(f"| {name} | {1000 / result.ours:,.0f} | {milliseconds:.2f} | {memory[name]} | {ratio} |", flush=True)
+    verdicts += measure("training step", steps, **settings)
     where = torch.cuda.get_device_name(arguments.device) if arguments.device.type == "cuda" else "CPU"
-    print(f"\n{where}, torch {torch.__version__}, batch {arguments.batch_size}, bf16 autocast, fused Adam")
+    print(f"\n{where}, torch {torch.__version__}, batch {arguments.batch_size}, bf16 autocast, fused Adam\n")
+    print("\n".join(f"- {verdict}" for verdict in verdicts))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The same work the usual way: a plain torch, numpy and scipy pipeline, to measure ours against in the same run.
 
 It has nothing of the package: a mel bank built anew for each batch, one scipy convolution and one roll a clip,
-contiguous memory, Adam as torch gives it by default. The network is the package's on both sides.
+contiguous memory, Adam as torch gives it by default. `plain_network.py` is its CP-Mobile.
 """
 
 from collections.abc import Callable, Sequence
@@ -172,7 +172,7 @@ def distillation_loss(
 
 
 class Trainer:
-    """A hand-written training loop over one network."""
+    """A hand-written training loop over one network, which takes log-mels and returns logits."""
 
     def __init__(self, model: nn.Module, *, learning_rate: float = 9e-4, weight_decay: float = 1e-4):
         self.model = model.train()
@@ -181,7 +181,7 @@ class Trainer:
     def backward(self, x: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Fills the gradients of a batch and returns its loss."""
         self.optimizer.zero_grad()
-        loss = distillation_loss(self.model(x).logits, teacher, labels)
+        loss = distillation_loss(self.model(x), teacher, labels)
         loss.backward()
         return loss.detach()
 

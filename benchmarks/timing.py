@@ -21,9 +21,9 @@ class Case:
         name (`str`): what is done.
         clips (`int`): clips that one call works on.
         ours (`Callable`): the package's way.
-        plain (`Callable`, *optional*): the usual way of the same work.
+        plain (`Callable`, *optional*): the usual way of the same work, or another package's.
         peer (`tuple[float, ...]`, *optional*): the peer's ms per clip on its machine, in parts that add up.
-        is_whole_step (`bool`, *optional*, defaults to `False`): counts for the target of the whole training step.
+        goal (`float`, *optional*): how many times as fast as the other way ours is meant to be, at least.
     """
 
     section: str
@@ -32,7 +32,7 @@ class Case:
     ours: Callable[[], Any]
     plain: Callable[[], Any] | None = None
     peer: tuple[float, ...] = ()
-    is_whole_step: bool = False
+    goal: float | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,14 @@ class Result:
             low, middle, high = self.ratios
             text += f"; plain {self.plain:.3f} ms; x {middle:.2f} ({low:.2f} to {high:.2f})"
         return f"{text}; {self.repetitions} repetitions"
+
+    def verdict(self) -> str | None:
+        """Says whether the goal is reached; nothing of a case that has none."""
+        if self.case.goal is None:
+            return None
+        ratio = self.ratios[1]
+        reached = "reached" if ratio >= self.case.goal else "not reached"
+        return f"{self.case.section}: {self.case.name}: {ratio:.2f} times, goal {self.case.goal:g}: **{reached}**."
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,8 @@ class Workload:
         responses (`torch.Tensor`): impulse responses `(n, taps)`, on the CPU.
         folder (`Path`): for temporary files.
         clips (`datasets.Dataset`, *optional*): wav files; `None` where the packages to read them are missing.
-        checkpoint (`Path`, *optional*): a converted model.
+        checkpoint (`Path`, *optional*): a published CP-Mobile.
+        hear21passt (`Path`, *optional*): folder with hear21passt and timm.
     """
 
     device: torch.device
@@ -41,6 +42,7 @@ class Workload:
     folder: Path
     clips: Any = None
     checkpoint: Path | None = None
+    hear21passt: Path | None = None
 
     @property
     def plain_responses(self) -> list[torch.Tensor]:
