@@ -1,6 +1,7 @@
 """Recipes read YAML as defaults, let the command line win, and stop on what they do not know."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -134,3 +135,25 @@ def test_recipe_ends_denormal_numbers_on_every_thread_unless_told_otherwise(tmp_
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == seen
+
+
+FAULTS_OF_A_STEP = """\
+import resource
+import sys
+import torch
+from hf_ascdistill import DistillationTrainingArguments, parse_recipe
+
+parse_recipe(DistillationTrainingArguments, argv=["--output_dir", sys.argv[1], "--use_cpu", "true", *sys.argv[2:]])
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 24)  # 64 MiB
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc takes the setting")
+@pytest.mark.parametrize(("flag", "is_kept"), [("true", True), ("false", False)])
+def test_recipe_keeps_freed_memory_unless_told_otherwise(tmp_path, flag, is_kept):
+    command = [sys.executable, "-c", FAULTS_OF_A_STEP, str(tmp_path), "--keep_freed_memory", flag]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) < 16) is is_kept  # pages of 4 KiB or of 2 MiB

@@ -20,6 +20,7 @@ _PUBLIC_NAMES = {
     "models.modeling_passt": ("PasstForAudioClassification", "PasstModel"),
     "models.feature_extraction_asc": ("AscFeatureExtractor",),
     "files": ("check_unused",),
+    "allocator": ("keep_freed_memory",),
     "data.tau22": ("DEVICES", "DEVICE_GROUPS", "SCENES", "device_groups", "load_tau22", "select_listed"),
     "data.crops": ("aligned_only", "shifted_crops"),
     "data.crops_index": ("load_crops_index",),

@@ -21,6 +21,7 @@ LAYERS = {
     "repair_torchaudio": 0,
     "files": 0,
     "denormals": 0,
+    "allocator": 0,
     "models": 0,
     "data.columns": 0,
     "data": 1,
