@@ -45,6 +45,11 @@ def test_correct_clips_from_the_aligned_crops(evaluate, store, split, correct, c
     assert (metrics["correct"], metrics["clips"]) == (correct, clips)
 
 
+def test_folding_changes_no_figure(evaluate, store):
+    plain, fused = (evaluate("--data", store, "--fused", is_fused) for is_fused in ("false", "true"))
+    assert fused == pytest.approx(plain, abs=1e-5)
+
+
 def test_training_split_is_the_rest(evaluate, sample):
     metrics = evaluate("--data", sample, "--split", "train")
     assert (metrics["correct"], metrics["clips"]) == (173 - 62, 120)

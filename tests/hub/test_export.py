@@ -1,0 +1,110 @@
+"""What cannot be exported, and why: one clear error before anything is written."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from tiny_corpus import tiny_model, tiny_store
+
+from hf_ascdistill import AscFeatureExtractor, ExportSettings, export_model, load_prepared
+from hf_ascdistill.export import checks
+from hf_ascdistill.export.onnx_int8 import quantize_onnx
+from hf_ascdistill.hub import export
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return load_prepared(tiny_store(tmp_path_factory.getbasetemp()))["evaluate"]
+
+
+@pytest.fixture(scope="module")
+def model(clips):
+    return tiny_model(clips.features["labels"].names)
+
+
+@pytest.fixture
+def run(model, clips, tmp_path):
+    def run(*, extractor=None, **settings):
+        parts = {"clips": clips, "calibration_clips": clips}
+        parts |= {name: settings.pop(name) for name in list(settings) if name in parts}
+        extractor = AscFeatureExtractor() if extractor is None else extractor
+        return export_model(model, extractor, tmp_path / "out", settings=ExportSettings(**settings), **parts)
+
+    yield run
+    assert not (tmp_path / "out").exists()
+
+
+INT8 = {"formats": ["onnx-int8"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"formats": ["onnx", "tflite"]}, "the formats are .*'tflite'.*expected one or more of onnx, onnx-int8"),
+        ({"formats": []}, "the formats are"),
+        ({"opset": 11}, "opset is 11; expected one of 18 to 23"),
+        ({"opset": 99}, "opset is 99"),
+        ({**INT8, "calibration_method": "guess"}, "'guess'; expected one of minmax, entropy, percentile"),
+        ({**INT8, "max_bytes": 1000}, r"[\d,]+ bytes of parameters, over the budget of 1,000.*allow_over_budget"),
+        ({**INT8, "calibration_clips": None}, "no clips to calibrate int8 on"),
+        ({"check_clips": 0}, "no clips to check the files on"),
+    ],
+)
+def test_a_setting_that_cannot_be_met_raises(run, settings, text):
+    with pytest.raises(ValueError, match=text):
+        run(**settings)
+
+
+def test_an_empty_calibration_set_raises(run, clips):
+    with pytest.raises(ValueError, match="no clips to calibrate int8 on"):
+        run(**INT8, calibration_clips=clips.select([]))
+
+
+def test_clips_of_another_rate_than_the_front_end_raise(run):
+    with pytest.raises(ValueError, match="have 32000 Hz, the model's front-end 16000 Hz"):
+        run(**INT8, extractor=AscFeatureExtractor(sampling_rate=16_000, fmax=8000))
+
+
+@pytest.mark.parametrize(
+    ("module", "format_name", "extra"),
+    [("onnx", "onnx", "export"), ("onnxruntime", "onnx-int8", "export"), ("executorch", "executorch", "executorch")],
+)
+def test_a_missing_extra_is_named(run, monkeypatch, module, format_name, extra):
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, f"{module}.exir", None)
+    with pytest.raises(ImportError, match=rf"pip install 'hf_ascdistill\[{extra}\]'"):
+        run(formats=[format_name])
+
+
+def test_a_file_that_computes_something_else_is_not_written(run, monkeypatch):
+    monkeypatch.setattr(export, "run_torch_program", lambda content, inputs: np.zeros((len(inputs), 10), np.float32))
+    with pytest.raises(ValueError, match="waveform.pt2 differs from the model by .* nothing was written"):
+        run(formats=["torch-export"])
+
+
+def test_other_decisions_and_nan_do_not_pass_the_checks():
+    expected = np.eye(4, dtype=np.float32)
+    checks.check_float("a", expected + 5e-4, expected=expected)
+    checks.check_int8("a", expected * 3, expected=expected, min_agreement=1)
+    for outputs in (expected + 2e-3, expected * np.nan):
+        with pytest.raises(ValueError, match="a differs from the model"):
+            checks.check_float("a", outputs, expected=expected)
+    with pytest.raises(ValueError, match="25.0 % of 4 clips, less than 50 %"):
+        checks.check_int8("a", np.roll(expected, 1, 0) + [[2, 0, 0, 0]], expected=expected, min_agreement=0.5)
+
+
+@pytest.mark.parametrize(("mels", "text"), [(np.zeros((0, 256, 64)), "are none"), (np.full((1, 2, 3), np.nan), "NaN")])
+def test_calibration_on_no_numbers_raises(mels, text):
+    with pytest.raises(ValueError, match=f"the calibration clips .*{text}"):
+        quantize_onnx(None, mels)
+
+
+def test_exporting_leaves_the_model_alone(model, clips, tmp_path):
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.train()
+    settings = ExportSettings(formats=["torch-export"], check_clips=2)
+    files = export_model(model, AscFeatureExtractor(), tmp_path, clips=clips, settings=settings)
+    assert model.training and all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mel.pt2", "waveform.pt2"]
+    assert [file.size for file in files] == [(tmp_path / file.name).stat().st_size for file in files]
