@@ -39,6 +39,10 @@ Times are medians over repetitions in turn, ours, plain, ours, plain, so that th
 figures are quoted, not measured here, and "times peer" mixes both machines with both programs. A sum of two peer
 figures is one for the item of the dataset (reading, DIR, roll) and one for the rest.
 
+**Memory.** The recipes make glibc keep freed memory (`keep_freed_memory`), so ours runs with it; the other way runs as
+any process does, with glibc's own thresholds at the largest that they grow to. Each is warmed up in its setting before
+the clock runs.
+
 **Denormals.** A trained CP-Mobile has dead channels whose weights have decayed to denormal numbers. Many processors
 multiply these several times slower, others, such as AMD's Zen 4, at full speed: there the cases "published" and
 "zeroed denormals" differ little. "Published" is the authors' file as it is, in the plain network; ours is the
