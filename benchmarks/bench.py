@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from evaluation_cases import evaluation_cases, missing_export_packages
+from evaluation_cases import evaluation_cases, has_compiler, missing_export_packages
 from frontend_cases import frontend_cases
 from peer_cases import missing_peers, peer_cases
 from report import merge_sections, write_report
@@ -74,6 +74,8 @@ def left_out(work: Workload) -> list[str]:
         reasons.append("trained weights and their export: no --checkpoint was given")
     elif missing_export_packages():
         reasons.append(f"latency through ONNX: {', '.join(missing_export_packages())} is not installed")
+    if not has_compiler():
+        reasons.append("torch.compile: there is no C++ compiler")
     if work.device.type != "cpu":
         return [*reasons, "other packages: they are compared on a CPU"]
     reasons += [f"{name}: not installed, see benchmarks/peers.py" for name in missing_peers()]

@@ -1,5 +1,6 @@
 """Cases of evaluation: waveforms to logits in batches; of latency: one clip to probabilities, by torch and ONNX."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ from timing import Case
 from torch import nn
 from workload import SAMPLING_RATE, Workload, check_close, exact_convolutions
 
-from hf_ascdistill import AscFeatureExtractor, fuse
+from hf_ascdistill import AscFeatureExtractor, drop_dead_channels, fuse
 
 SECTION = "Evaluation"
 LOGIT_TOLERANCE, PROBABILITY_TOLERANCE = 1e-3, 1e-3
@@ -52,11 +53,14 @@ class Candidate:
 def evaluation_cases(work: Workload) -> Iterator[Case]:
     """Yields mel and network in batches, then from one clip to its probabilities."""
     candidates = list(_candidates(work))
+    ways = ["torch", *(["torch.compile"] if has_compiler() else [])]
     for candidate in candidates:
-        yield from _batch_cases(work, candidate)
+        for way in ways:
+            yield from _batch_cases(work, candidate, through=way)
     for candidate in candidates:
-        ours = _our_latency(work, candidate)
-        yield from _latency_cases(work, candidate, ours, through="torch", tolerance=PROBABILITY_TOLERANCE)
+        for way in ways:
+            ours = _our_latency(work, candidate, through=way)
+            yield from _latency_cases(work, candidate, ours, through=way, tolerance=PROBABILITY_TOLERANCE)
     is_exported = work.device.type == "cpu" and work.checkpoint is not None and work.clips is not None
     if is_exported and not missing_export_packages():
         for path in _exported(work, candidates[-1]):
@@ -68,6 +72,17 @@ def evaluation_cases(work: Workload) -> Iterator[Case]:
 def missing_export_packages() -> list[str]:
     """Returns the packages that the export to ONNX needs and this machine lacks."""
     return [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
+
+
+def has_compiler() -> bool:
+    """Returns whether torch.compile can build for the CPU here."""
+    return any(shutil.which(name) is not None for name in ("g++", "clang++"))
+
+
+def _our_network(work: Workload, candidate: Candidate, through: str) -> nn.Module:
+    """Returns the fused model, compiled or not."""
+    fused = drop_dead_channels(fuse(candidate.model, memory_format=torch.channels_last)).to(work.device)
+    return torch.compile(fused) if through == "torch.compile" else fused
 
 
 def _candidates(work: Workload) -> Iterator[Candidate]:
@@ -85,9 +100,9 @@ def _goal(goals: dict[str, float], twin: str) -> float | None:
     return next((goal for kind, goal in goals.items() if twin.startswith(kind)), None)
 
 
-def _batch_cases(work: Workload, candidate: Candidate) -> Iterator[Case]:
+def _batch_cases(work: Workload, candidate: Candidate, *, through: str) -> Iterator[Case]:
     """Yields the cases of a whole batch, waveforms to logits."""
-    fused = fuse(candidate.model, memory_format=torch.channels_last).to(work.device)
+    fused = _our_network(work, candidate, through)
     batch_size, extractor = len(work.waveform), candidate.extractor
 
     @torch.inference_mode()
@@ -96,7 +111,7 @@ def _batch_cases(work: Workload, candidate: Candidate) -> Iterator[Case]:
 
     for twin, network in candidate.twins.items():
         plain = _plain_forward(work, network, extractor)
-        name = candidate.name(f"mel and network, batch {batch_size}", twin)
+        name = candidate.name(f"mel and network, batch {batch_size}, {through}", twin)
         with exact_convolutions():
             check_close(name, ours(), plain(work.waveform), tolerance=LOGIT_TOLERANCE)
         peer, goal = (PEER_EVALUATION[candidate.architecture],), _goal(BATCH_GOALS, twin)
@@ -121,9 +136,9 @@ def _latency_cases(
         yield Case(SECTION, name, 1, lambda: ours(clip), plain, peer, goal)
 
 
-def _our_latency(work: Workload, candidate: Candidate) -> Forward:
+def _our_latency(work: Workload, candidate: Candidate, *, through: str) -> Forward:
     """Returns waveform to probabilities through the fused model."""
-    fused, extractor = fuse(candidate.model, memory_format=torch.channels_last).to(work.device), candidate.extractor
+    fused, extractor = _our_network(work, candidate, through), candidate.extractor
 
     @torch.inference_mode()
     def classify(clip: torch.Tensor) -> torch.Tensor:
@@ -149,6 +164,7 @@ def _onnx_latency(path: Path, candidate: Candidate) -> Forward:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # else its threads slow the other side
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (entry,), (result,) = session.get_inputs(), session.get_outputs()
     takes_waveform = len(entry.shape) == 2  # (B, T) to probabilities; else (B, M, F) to logits

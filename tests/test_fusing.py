@@ -13,6 +13,7 @@ from hf_ascdistill import (
     CpMobileForAudioClassification,
     CpResNetConfig,
     CpResNetForAudioClassification,
+    drop_dead_channels,
     fuse,
     load_checkpoint,
 )
@@ -142,3 +143,26 @@ def test_statistics_of_the_batch_cannot_be_folded():
     block.conv, block.norm = nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, track_running_stats=False)
     with pytest.raises(ValueError, match="no running statistics"):
         fuse(block)
+
+
+def test_dead_channels_of_the_published_student_are_dropped_without_a_trace(student):
+    fused, inputs = fuse(student).double(), torch.randn(2, 256, 64, dtype=torch.float64)
+    smaller = drop_dead_channels(fused)
+    assert count_parameters(fused) - count_parameters(smaller) == 11_743  # 61 channels
+    with torch.inference_mode():
+        torch.testing.assert_close(smaller(inputs).logits, fused(inputs).logits, rtol=1e-12, atol=1e-12)
+
+
+def test_what_a_dead_channel_says_goes_into_the_projection(reference):
+    arrays, model = reference
+    inputs, fused = torch.from_numpy(arrays["x"])[:, 0].double(), fuse(model).double()
+    blocks = getattr(fused, "cp_mobile", nn.Module()).children()
+    with torch.no_grad():
+        for block in (block for stage in blocks if isinstance(stage, nn.ModuleList) for block in stage):
+            block.depthwise.conv.weight[::3] = 0
+            block.depthwise.conv.bias[::3] = 0.5
+    smaller = drop_dead_channels(fused)
+    with torch.inference_mode():
+        torch.testing.assert_close(smaller(inputs).logits, fused(inputs).logits, rtol=1e-9, atol=1e-9)
+    is_mobile = isinstance(model, CpMobileForAudioClassification)
+    assert (count_parameters(smaller) < count_parameters(fused)) is is_mobile

@@ -38,7 +38,7 @@ _PUBLIC_NAMES = {
     "losses": ("distillation_loss", "distillation_loss_parts"),
     "schedule": ("EpochSchedule", "warmup_rampdown_factor"),
     "complexity": ("budget_table", "check_budget", "complexity_rows", "measure_complexity"),
-    "fusing": ("fuse",),
+    "fusing": ("drop_dead_channels", "fuse"),
     "pictures": ("draw_device_accuracy", "draw_training_curve"),
     "arguments": (
         "AugmentationArguments",

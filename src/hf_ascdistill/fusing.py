@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from .complexity import BATCH_NORMS, CONVOLUTIONS
+from .models.modeling_cp_mobile import CpMobileBlock
 
 
 def foldable_norms(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
@@ -98,10 +99,41 @@ def fuse(model: nn.Module, *, memory_format: torch.memory_format = torch.contigu
     return fused.to(memory_format=memory_format)
 
 
+@torch.no_grad()
+def drop_dead_channels(fused: nn.Module) -> nn.Module:
+    """Returns a copy of a folded network without the hidden channels of CP-Mobile that say the same to every sound.
+
+    Weight decay leaves channels whose depthwise weights are 0. What such a channel passes on is the ReLU of its bias,
+    everywhere: the projection's bias takes that up, and the channel's weights go. The logits stay, to rounding.
+
+    Args:
+        fused (`nn.Module`): what [`fuse`] returned; a network without such channels, or of another architecture, is
+            only copied.
+    """
+    smaller = copy.deepcopy(fused)
+    for block in smaller.modules():
+        if isinstance(block, CpMobileBlock):
+            layers = block.expand.conv, block.depthwise.conv, block.project.conv
+            if all(isinstance(conv, nn.Conv2d) and conv.bias is not None for conv in layers):
+                _drop_hidden(*layers)
+    return smaller
+
+
+def _drop_hidden(expand: nn.Conv2d, depthwise: nn.Conv2d, project: nn.Conv2d) -> None:
+    is_alive = depthwise.weight.flatten(1).ne(0).any(dim=1)
+    project.bias += project.weight[:, ~is_alive, 0, 0] @ depthwise.bias[~is_alive].relu()
+    project.weight = nn.Parameter(project.weight[:, is_alive])
+    for conv in (expand, depthwise):
+        conv.weight, conv.bias = nn.Parameter(conv.weight[is_alive]), nn.Parameter(conv.bias[is_alive])
+    count = int(is_alive.sum())
+    expand.out_channels = depthwise.in_channels = depthwise.out_channels = depthwise.groups = count
+    project.in_channels = count
+
+
 def _rounded(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Returns the tensor in another type, with 0 where a number is smaller than the type's normal ones."""
     tensor = tensor.to(dtype)
     return torch.where(tensor.abs() < torch.finfo(dtype).tiny, torch.zeros_like(tensor), tensor)
 
 
-__all__ = ["foldable_norms", "folded_tensors", "fuse"]
+__all__ = ["drop_dead_channels", "foldable_norms", "folded_tensors", "fuse"]

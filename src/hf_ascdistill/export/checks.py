@@ -14,7 +14,8 @@ class ExportedFile:
     Args:
         name (`str`): of the file.
         size (`int`): bytes.
-        parameter_bytes (`int`): bytes of its parameters on a device; an int8 network has one byte for each.
+        parameter_bytes (`int`): bytes of its weights and biases; an int8 network has one for a weight and four for a
+            bias.
         clips (`int`): clips that it was checked on.
         max_difference (`float`): largest difference of an output, a logit or a probability.
         agreement (`float`): share of the clips for which it decides as the model does.

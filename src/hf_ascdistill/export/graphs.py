@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..fusing import fuse
+from ..fusing import drop_dead_channels, fuse
 from ..models.feature_extraction_asc import AscFeatureExtractor, mel_filter_bank
 
 MELS_PER_BLOCK = 32  # a triangle covers few bins: the bank is multiplied block by block along its diagonal
@@ -121,7 +121,7 @@ class LogMel(nn.Module):
 
 
 class MelToLogits(nn.Module):
-    """A folded classifier without its output class: log-mel `(B, M, F)` to logits `(B, C)`.
+    """A folded classifier without dead channels and output class: log-mel `(B, M, F)` to logits `(B, C)`.
 
     Args:
         model (`nn.Module`): a classifier of this package; it is copied.
@@ -129,7 +129,7 @@ class MelToLogits(nn.Module):
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.model = fuse(model).float().cpu()
+        self.model = drop_dead_channels(fuse(model)).float().cpu()
 
     def forward(self, input_values: torch.Tensor) -> torch.Tensor:
         return self.model(input_values).logits

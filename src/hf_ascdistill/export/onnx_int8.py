@@ -74,14 +74,16 @@ class _Batches:
         return None if batch is None else {MEL_INPUT: batch}
 
 
-def tensor_bytes(graph: "ModelProto") -> int:
-    """Returns the bytes of all tensors in a graph: weights, biases, scales, zero points.
+def stored_parameter_bytes(graph: "ModelProto") -> int:
+    """Returns the bytes of the weights and biases of a quantised graph, scales and zero points left out.
 
     Args:
-        graph (`onnx.ModelProto`): the graph.
+        graph (`onnx.ModelProto`): what [`quantize_onnx`] returned: a byte for each weight, four for each bias.
     """
     onnx = require("onnx", extra="export")
-    return sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in graph.graph.initializer)
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor).nbytes for tensor in graph.graph.initializer}
+    nodes = (node for node in graph.graph.node if node.op_type == "DequantizeLinear")
+    return sum({node.input[0]: stored[node.input[0]] for node in nodes if node.input[0] in stored}.values())
 
 
-__all__ = ["CALIBRATION_METHODS", "QUANTIZED_OPERATORS", "quantize_onnx", "tensor_bytes"]
+__all__ = ["CALIBRATION_METHODS", "QUANTIZED_OPERATORS", "quantize_onnx", "stored_parameter_bytes"]

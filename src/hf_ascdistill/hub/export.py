@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ..complexity import DCASE_2023_BUDGET, count_parameters, evaluating, int8_bytes
 from ..data.columns import SAMPLING_RATE, WAVEFORM
 from ..export.checks import ExportedFile, check_float, check_int8, compare
-from ..export.graphs import WaveformToProbabilities
+from ..export.graphs import MelToLogits, WaveformToProbabilities
 from ..export.metadata import export_metadata
 from ..export.onnx_graphs import (
     DEFAULT_OPSET,
@@ -25,7 +25,7 @@ from ..export.onnx_graphs import (
     waveform_graph,
     with_metadata,
 )
-from ..export.onnx_int8 import CALIBRATION_METHODS, quantize_onnx
+from ..export.onnx_int8 import CALIBRATION_METHODS, quantize_onnx, stored_parameter_bytes
 from ..export.programs import executorch_program, run_executorch, run_torch_program, torch_program
 from ..files import written_whole
 from ..models.feature_extraction_asc import AscFeatureExtractor
@@ -56,9 +56,10 @@ class ExportSettings:
 
 
 class _Draft(NamedTuple):
-    """A file to be: its name, its content, and how to run it."""
+    """A file to be: its name, the bytes of its weights and biases, its content, and how to run it."""
 
     name: str
+    parameter_bytes: int
     content: bytes
     run: Callable[[bytes, np.ndarray], np.ndarray]
 
@@ -82,9 +83,9 @@ def export_model(
 ) -> list[ExportedFile]:
     """Writes a classifier in other formats, two files each: from waveform to probabilities, from log-mel to logits.
 
-    Batch normalisations are folded. A file carries the names of the classes, the settings of the front-end, the
-    version of the package and the source of the model. The files appear when all of them have been compared with the
-    model on the clips; a file of the same name is replaced.
+    Batch normalisations are folded, channels that died in training dropped. A file carries the names of the classes,
+    the settings of the front-end, the version of the package and the source of the model. The files appear when all of
+    them have been compared with the model on the clips; a file of the same name is replaced.
 
     | format | files | takes |
     |---|---|---|
@@ -125,8 +126,8 @@ def export_model(
         drafts += _onnx_drafts(model, extractor, settings, calibration=calibration, metadata=metadata)
     drafts += _program_drafts(model, extractor, settings, waveforms=waveforms, metadata=metadata)
     logits = _model_logits(model, log_mels)
-    inputs, known = {True: waveforms, False: log_mels}, {"model": model, "settings": settings}
-    files = [_checked(draft, inputs[draft.reads_waveform], logits, **known) for draft in drafts]
+    inputs = {True: waveforms, False: log_mels}
+    files = [_checked(draft, inputs[draft.reads_waveform], logits, settings=settings) for draft in drafts]
     for draft in drafts:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         with written_whole(Path(output_dir, draft.name)) as staged:
@@ -193,14 +194,16 @@ def _onnx_drafts(
     """Yields the ONNX files that are asked for."""
     front_end = front_end_graph(extractor, opset=settings.opset)
     networks = {"onnx": mel_graph(model, extractor, opset=settings.opset)}
+    sizes = {"onnx": FLOAT_BYTES * count_parameters(MelToLogits(model))}
     if "onnx-int8" in settings.formats:
         networks["onnx-int8"] = quantize_onnx(networks["onnx"], calibration, method=settings.calibration_method)
+        sizes["onnx-int8"] = stored_parameter_bytes(networks["onnx-int8"])
     for name in settings.formats:
         if name in networks:
             suffix = "-int8.onnx" if name == "onnx-int8" else ".onnx"
             joined = waveform_graph(front_end, networks[name])
-            yield _Draft(f"waveform{suffix}", with_metadata(joined, metadata), run_onnx)
-            yield _Draft(f"mel{suffix}", with_metadata(networks[name], metadata), run_onnx)
+            yield _Draft(f"waveform{suffix}", sizes[name], with_metadata(joined, metadata), run_onnx)
+            yield _Draft(f"mel{suffix}", sizes[name], with_metadata(networks[name], metadata), run_onnx)
 
 
 def _program_drafts(
@@ -221,14 +224,13 @@ def _program_drafts(
         if name in writers:
             suffix, write, run = writers[name]
             joined = WaveformToProbabilities(model, extractor)
-            yield _Draft(f"waveform{suffix}", write(joined, traced, metadata=metadata), run)
+            size = FLOAT_BYTES * count_parameters(joined)
+            yield _Draft(f"waveform{suffix}", size, write(joined, traced, metadata=metadata), run)
             log_mels = extractor.log_mel(traced)
-            yield _Draft(f"mel{suffix}", write(joined.mel_to_logits, log_mels, metadata=metadata), run)
+            yield _Draft(f"mel{suffix}", size, write(joined.mel_to_logits, log_mels, metadata=metadata), run)
 
 
-def _checked(
-    draft: _Draft, inputs: np.ndarray, logits: np.ndarray, *, model: PreTrainedModel, settings: ExportSettings
-) -> ExportedFile:
+def _checked(draft: _Draft, inputs: np.ndarray, logits: np.ndarray, *, settings: ExportSettings) -> ExportedFile:
     """Runs a file and compares it with the model; raises where it is too far away."""
     exponentials = np.exp(logits - logits.max(1, keepdims=True))
     expected = exponentials / exponentials.sum(1, keepdims=True) if draft.reads_waveform else logits
@@ -238,8 +240,7 @@ def _checked(
     else:
         check_float(draft.name, outputs, expected=expected)
     difference, agreement = compare(outputs, expected)
-    size = int8_bytes(model) if draft.is_int8 else FLOAT_BYTES * count_parameters(model, fused=True)
-    return ExportedFile(draft.name, len(draft.content), size, len(outputs), difference, agreement)
+    return ExportedFile(draft.name, len(draft.content), draft.parameter_bytes, len(outputs), difference, agreement)
 
 
 __all__ = ["FORMATS", "ExportSettings", "export_model"]
