@@ -81,7 +81,7 @@ def has_compiler() -> bool:
 
 def _our_network(work: Workload, candidate: Candidate, through: str) -> nn.Module:
     """Returns the fused model, compiled or not."""
-    fused = drop_dead_channels(fuse(candidate.model, memory_format=torch.channels_last)).to(work.device)
+    fused = drop_dead_channels(fuse(candidate.model)).to(work.device, memory_format=torch.channels_last)
     return torch.compile(fused) if through == "torch.compile" else fused
 
 
