@@ -144,10 +144,12 @@ import torch
 from hf_ascdistill import DistillationTrainingArguments, parse_recipe
 
 parse_recipe(DistillationTrainingArguments, argv=["--output_dir", sys.argv[1], "--use_cpu", "true", *sys.argv[2:]])
-for _ in range(3):
+faults = []
+for _ in range(15):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(1 << 24)  # 64 MiB
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(sorted(faults)[7])  # the first ones still find their places
 """
 
 
