@@ -163,8 +163,7 @@ def _onnx_latency(path: Path, candidate: Candidate) -> Forward:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # else its threads slow the other side
+    options.intra_op_num_threads = 1  # threads of its own would spin beside torch's, and slow the other side
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (entry,), (result,) = session.get_inputs(), session.get_outputs()
     takes_waveform = len(entry.shape) == 2  # (B, T) to probabilities; else (B, M, F) to logits
