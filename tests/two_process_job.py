@@ -79,3 +79,5 @@ def main(output_dir: str, clips_per_rank: int, accumulation: int) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    if torch.distributed.is_initialized():  # after the trainer is gone; a process that exits in the group may abort
+        torch.distributed.destroy_process_group()
