@@ -147,8 +147,16 @@ def test_statistics_of_the_batch_cannot_be_folded():
 
 def test_dead_channels_of_the_published_student_are_dropped_without_a_trace(student):
     fused, inputs = fuse(student).double(), torch.randn(2, 256, 64, dtype=torch.float64)
-    smaller = drop_dead_channels(fused)
+    smaller = drop_dead_channels(fused, multiple_of=1)
     assert count_parameters(fused) - count_parameters(smaller) == 11_743  # 61 channels
+    with torch.inference_mode():
+        torch.testing.assert_close(smaller(inputs).logits, fused(inputs).logits, rtol=1e-12, atol=1e-12)
+
+
+def test_dead_channels_stay_where_they_fill_a_vector(student):
+    fused, inputs = fuse(student).double(), torch.randn(2, 256, 64, dtype=torch.float64)
+    smaller = drop_dead_channels(fused)
+    assert [block.depthwise.conv.groups for block in smaller.cp_mobile.blocks] == [96, 96, 96, 96, 192, 192]
     with torch.inference_mode():
         torch.testing.assert_close(smaller(inputs).logits, fused(inputs).logits, rtol=1e-12, atol=1e-12)
 
@@ -161,7 +169,7 @@ def test_what_a_dead_channel_says_goes_into_the_projection(reference):
         for block in (block for stage in blocks if isinstance(stage, nn.ModuleList) for block in stage):
             block.depthwise.conv.weight[::3] = 0
             block.depthwise.conv.bias[::3] = 0.5
-    smaller = drop_dead_channels(fused)
+    smaller = drop_dead_channels(fused, multiple_of=1)
     with torch.inference_mode():
         torch.testing.assert_close(smaller(inputs).logits, fused(inputs).logits, rtol=1e-9, atol=1e-9)
     is_mobile = isinstance(model, CpMobileForAudioClassification)
