@@ -58,24 +58,29 @@ class PowerSpectrum(nn.Module):
             "turn_real": turn.cos(),
             "turn_imaginary": -turn.sin(),
             "second_real": second.cos(),
-            "second_imaginary": -second.sin(),
+            "second_sum": second.cos() - second.sin(),
+            "second_difference": -second.sin() - second.cos(),
         }
         for name, table in tables.items():
             self.register_buffer(name, table.float(), persistent=False)
+        self.register_buffer("mirrored_rows", torch.arange(self.rows // 2 - 1, 0, -1), persistent=False)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         batch, count = frames.shape[:2]
-        frames = functional.pad(frames, (0, self.padding)) * self.window
-        frames = frames.reshape(batch, count, -1, self.columns)  # (B, F, W) -> (B, F, W / C, C)
+        frames = functional.pad(frames, (0, self.padding)) if self.padding else frames
+        frames = (frames * self.window).reshape(batch, count, -1, self.columns)  # (B, F, W) -> (B, F, W / C, C)
         real, imaginary = (self.first @ frames).chunk(2, dim=2)  # (B, F, R / 2 + 1, C)
         turned_real = real * self.turn_real - imaginary * self.turn_imaginary
         turned_imaginary = real * self.turn_imaginary + imaginary * self.turn_real
-        real = turned_real @ self.second_real - turned_imaginary @ self.second_imaginary
-        imaginary = turned_real @ self.second_imaginary + turned_imaginary @ self.second_real
-        power = (real * real + imaginary * imaginary).transpose(2, 3)  # (B, F, C, R / 2 + 1)
-        lower, mirrored = power.chunk(2, dim=2)
-        upper = mirrored[..., 1:-1].flip(3)
-        return torch.cat((lower, upper), dim=3).reshape(batch, count, -1)  # (B, F, N / 2): the Nyquist bin has no mel
+        # a product of complex matrices by three real ones (Gauss)
+        common = (turned_real + turned_imaginary) @ self.second_real
+        real = common - turned_imaginary @ self.second_sum
+        imaginary = common + turned_real @ self.second_difference
+        power = real * real + imaginary * imaginary
+        lower, upper = power.chunk(2, dim=3)
+        upper = upper.index_select(2, self.mirrored_rows)  # many runtimes reverse an axis slowly
+        power = torch.cat((lower, upper), dim=2).transpose(2, 3)  # (B, F, C / 2, R)
+        return power.reshape(batch, count, -1)  # (B, F, N / 2): the Nyquist bin has no mel
 
 
 class LogMel(nn.Module):
@@ -117,7 +122,8 @@ class LogMel(nn.Module):
         padded = functional.pad(signal[:, None], ((window + 1) // 2, window // 2), mode="reflect")[:, 0]
         hops = functional.pad(padded, (0, hop * per_frame))[:, : (count + per_frame - 1) * hop]
         hops = hops.reshape(signal.shape[0], count + per_frame - 1, hop)
-        return torch.cat([hops[:, shift : shift + count] for shift in range(per_frame)], dim=2)[..., :window]
+        widths = [min(hop, window - hop * shift) for shift in range(per_frame)]
+        return torch.cat([hops[:, shift : shift + count, :width] for shift, width in enumerate(widths)], dim=2)
 
 
 class MelToLogits(nn.Module):
