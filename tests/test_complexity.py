@@ -130,6 +130,17 @@ def test_both_products_of_attention_count(implementation, device):
     assert count_macs(model, PASST_CLIP) == patches * 256 * 8 + linear + 2 * tokens * tokens * 8 + 8 * 10
 
 
+def test_counting_in_full_leaves_the_configuration_alone():
+    config = PasstConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12)
+    model = PasstForAudioClassification(config)
+    count_macs(nn.Sequential(model), PASST_CLIP)
+    assert model.config.output_hidden_states is False
+    with pytest.raises(ValueError, match="at least 16 frames"):
+        count_macs(model, (1, 128, 8))
+    assert model.config.output_hidden_states is False
+    assert model(torch.zeros(PASST_CLIP)).hidden_states is None
+
+
 def test_counting_leaves_the_model_and_the_random_numbers_alone():
     model = CpMobileForAudioClassification(CpMobileConfig(base_channels=8)).train()
     model.classifier.eval()

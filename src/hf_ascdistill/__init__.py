@@ -63,6 +63,7 @@ _PUBLIC_NAMES = {
     "prediction": ("predict_logits", "predict_logits_of_many"),
     "quantization": ("FreezeRanges", "calibrate", "plain_model", "prepare_qat"),
     "int8": ("int8_twin",),
+    "export.compiled": ("compile_classifier",),
     "quantized_runs": ("compare_networks", "networks_table", "require_onnx"),
     "soup": ("average_weights", "check_alike", "reestimate_batch_norm", "soup_metrics", "soup_summary", "write_soup"),
     "conversion": ("ConversionSettings", "convert_checkpoint", "convert_logits", "load_checkpoint"),

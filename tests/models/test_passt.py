@@ -182,6 +182,68 @@ def test_hidden_states_are_the_outputs_of_the_blocks():
     assert model(inputs).hidden_states is None
 
 
+@both_implementations
+def test_the_logits_are_those_of_all_tokens(implementation):
+    model, inputs = small_model(), torch.randn(2, *SECOND)
+    model.set_attn_implementation(implementation)
+    expected = model(inputs, output_hidden_states=True).logits
+    torch.testing.assert_close(model(inputs).logits, expected, rtol=0, atol=1e-5)  # float32, other matrix products
+
+
+@pytest.mark.parametrize(
+    ("asked", "defaults", "tokens"),
+    [
+        ({}, {}, [110, 2]),
+        ({"output_hidden_states": True}, {}, [110, 110]),
+        ({"output_attentions": True}, {}, [110, 110]),
+        ({}, {"output_hidden_states": True}, [110, 110]),
+        ({}, {"output_attentions": True}, [110, 110]),
+        ({"output_hidden_states": False}, {"output_hidden_states": True}, [110, 2]),
+    ],
+)
+def test_the_last_block_leaves_the_patches_out_where_nothing_else_is_asked_for(asked, defaults, tokens):
+    model, inputs, seen = small_model(), torch.randn(2, *SECOND), []
+    model.set_attn_implementation("eager")
+    for name, value in defaults.items():
+        setattr(model.config, name, value)
+    for block in model.passt.blocks:
+        block.mlp.register_forward_hook(lambda _, inputs, output: seen.append(inputs[0].shape[1]))
+    output = model(inputs, **asked)
+    assert seen == tokens
+    for weights in output.attentions or ():
+        assert weights.shape == (2, 4, 110, 110)
+    for states in output.hidden_states or ():
+        assert states.shape == (2, 110, 32)
+
+
+@both_implementations
+def test_the_network_gives_all_tokens_or_on_request_the_first_two(implementation):
+    model, inputs = small_model().passt, torch.randn(2, *SECOND)
+    model.set_attn_implementation(implementation)
+    whole, short = model(inputs), model(inputs, tokens_only=True)
+    assert whole.last_hidden_state.shape == (2, 110, 32)
+    torch.testing.assert_close(short.last_hidden_state, whole.last_hidden_state[:, :2], rtol=0, atol=1e-5)
+    torch.testing.assert_close(short.pooler_output, whole.pooler_output, rtol=0, atol=1e-5)
+
+
+class AdaptedLinear(nn.Linear):
+    """Adds to its product, as an adapter does."""
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(inputs) + inputs.repeat(1, 1, 3)
+
+
+def test_a_layer_in_place_of_the_projection_is_called():
+    model, inputs = small_model(), torch.randn(2, *SECOND)
+    plain, attention = model(inputs).logits, model.passt.blocks[-1].attention
+    adapted = AdaptedLinear(32, 96)
+    adapted.load_state_dict(attention.qkv.state_dict())
+    attention.qkv = adapted
+    expected = model(inputs, output_hidden_states=True).logits
+    assert not torch.allclose(expected, plain, atol=1e-2)
+    torch.testing.assert_close(model(inputs).logits, expected, rtol=0, atol=1e-5)
+
+
 def test_a_tuple_is_returned_on_request():
     model, inputs = small_model(), torch.randn(2, *SECOND)
     (logits,) = model(inputs, return_dict=False)

@@ -74,12 +74,12 @@ def test_patchout_that_leaves_nothing_raises():
         small_model(time_patchout=9).train()(torch.zeros(2, *SECOND))
 
 
-def gradients(model, *, seed: int = 3) -> dict[str, torch.Tensor]:
+def gradients(model, *, seed: int = 3, **request) -> dict[str, torch.Tensor]:
     """Gradients of one training step, patchout and offset drawn from the seed."""
     torch.manual_seed(seed)
     inputs, labels = torch.randn(4, *SECOND), torch.arange(4)
     model.zero_grad()
-    model.train()(inputs, labels=labels).loss.backward()
+    model.train()(inputs, labels=labels, **request).loss.backward()
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -94,6 +94,21 @@ def test_gradient_checkpointing_changes_no_gradient(use_reentrant):
     assert len(calls) == 2  # computed again in the backward pass
     for name, gradient in expected.items():
         assert torch.equal(checkpointed[name], gradient), name
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("is_checkpointed", [False, True])
+def test_two_tokens_of_the_last_block_give_the_gradients_of_all(implementation, is_checkpointed):
+    model, seen = small_model(), []
+    model.set_attn_implementation(implementation)
+    expected = gradients(model, output_hidden_states=True)
+    if is_checkpointed:
+        model.gradient_checkpointing_enable()
+    model.passt.blocks[-1].mlp.register_forward_hook(lambda _, inputs, output: seen.append(output.shape[1]))
+    for name, gradient in gradients(model).items():  # a missing one is an error there
+        assert (gradient - expected[name]).norm() <= 1e-4 * expected[name].norm(), name  # float32, other products
+    assert set(seen) == {2}
+    assert model.passt.blocks[-1].attention.qkv.weight.grad[:32].any(dim=1).all()  # the queries, of two tokens
 
 
 def test_channels_last_gives_the_same_logits_and_gradients():

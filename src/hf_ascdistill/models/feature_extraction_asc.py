@@ -69,11 +69,8 @@ def _triangles(scale: _MelScale, bins: slice, mels: slice, device: torch.device)
 
 
 @lru_cache(maxsize=_MAX_BANKS)
-def _filter_blocks(scale: _MelScale, device: torch.device) -> tuple[tuple[slice, slice, torch.Tensor], ...]:
-    """Returns the bank as blocks along its diagonal, built on the device without waiting: (parts, mels, weights).
-
-    A block is for the squares of real and imaginary parts in turn, so that each weight is there twice: their sum, the
-    power, is formed by the matrix product."""
+def _filter_blocks(scale: _MelScale, device: torch.device) -> tuple[tuple[slice, torch.Tensor], ...]:
+    """Returns the bank as blocks along its diagonal, (parts, weights), each weight twice; built without waiting."""
     bins_per_hertz, low, step = scale.n_fft / scale.sampling_rate, _hertz_to_mel(scale.fmin), _mel_step(scale)
     blocks = []
     for first in range(0, scale.n_mels, _MELS_PER_BLOCK):
@@ -82,7 +79,7 @@ def _filter_blocks(scale: _MelScale, device: torch.device) -> tuple[tuple[slice,
         stop = min(math.ceil(upper * bins_per_hertz) + 1, scale.n_fft // 2)
         bins = slice(min(math.floor(lower * bins_per_hertz), stop - 1), stop)
         weights = _triangles(scale, bins, mels, device).repeat_interleave(2, dim=0)
-        blocks.append((slice(2 * bins.start, 2 * bins.stop), mels, weights))
+        blocks.append((slice(2 * bins.start, 2 * bins.stop), weights))
     return tuple(blocks)
 
 
@@ -128,17 +125,15 @@ def _centred_frames(signal: torch.Tensor, win_length: int, hop_length: int) -> t
 
 
 def _spectral_squares(windowed: torch.Tensor) -> torch.Tensor:
-    """Returns the squares of real and imaginary parts in turn: (..., n_fft) -> (..., n_fft + 2).
-
-    Their sum, the power, would take two passes over every second number."""
+    """Returns squares of real and imaginary parts in turn, which the bank adds: (..., n_fft) -> (..., n_fft + 2)."""
     return torch.view_as_real(torch.fft.rfft(windowed)).square_().flatten(-2)
 
 
 def _mel_energies(frames: torch.Tensor, scale: _MelScale) -> torch.Tensor:
     """Returns the mel energies (B, F, M) of frames (B, F, win_length), chunk by chunk."""
     clips, count, win_length = frames.shape
-    limit = _SAMPLES_PER_CHUNK_CPU if frames.device.type == "cpu" else _SAMPLES_PER_CHUNK
-    limit = max(1, limit // scale.n_fft)  # frames
+    samples = _SAMPLES_PER_CHUNK_CPU if frames.device.type == "cpu" else _SAMPLES_PER_CHUNK
+    limit = max(1, samples // scale.n_fft)  # frames
     window, blocks = _hann_window(win_length, frames.device), _filter_blocks(scale, frames.device)
     energies = frames.new_empty((clips, count, scale.n_mels))
     clip_step, frame_step = max(1, limit // count), min(limit, count)
@@ -148,9 +143,11 @@ def _mel_energies(frames: torch.Tensor, scale: _MelScale) -> torch.Tensor:
             part = frames[clip : clip + clip_step, frame : frame + frame_step]
             windowed = padded[: part.shape[0], : part.shape[1]]
             torch.mul(part, window, out=windowed[..., :win_length])
-            squares = _spectral_squares(windowed)
-            products = [squares[..., parts] @ weights for parts, mels, weights in blocks]
-            torch.cat(products, dim=-1, out=energies[clip : clip + clip_step, frame : frame + frame_step])
+            squares, target = (
+                _spectral_squares(windowed),
+                energies[clip : clip + clip_step, frame : frame + frame_step],
+            )
+            torch.cat([squares[..., parts] @ weights for parts, weights in blocks], dim=-1, out=target)
     return energies
 
 

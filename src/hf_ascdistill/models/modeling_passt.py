@@ -60,14 +60,14 @@ def eager_attention_forward(
 
     Args:
         module (`nn.Module`): the attention layer; unused, as in each function of transformers' attention interface.
-        query (`torch.Tensor`): `(B, heads, N, width)`, as are key and value.
-        key (`torch.Tensor`): see query.
-        value (`torch.Tensor`): see query.
+        query (`torch.Tensor`): `(B, heads, Q, width)`, of all tokens or the first ones.
+        key (`torch.Tensor`): `(B, heads, N, width)`, as is value.
+        value (`torch.Tensor`): see key.
         attention_mask (`torch.Tensor`, *optional*): unused; every token attends to all.
         scaling (`float`): factor of the products.
 
     Returns:
-        `tuple`: the outputs `(B, N, heads, width)`, and the attention weights `(B, heads, N, N)`.
+        `tuple`: the outputs `(B, Q, heads, width)`, and the attention weights `(B, heads, Q, N)`.
     """
     weights = (query @ key.transpose(2, 3)) * scaling
     weights = functional.softmax(weights, dim=-1, dtype=torch.promote_types(weights.dtype, torch.float32))
@@ -76,7 +76,10 @@ def eager_attention_forward(
 
 
 class PasstAttention(nn.Module):
-    """Self-attention among the tokens of a clip, by the implementation that the configuration names."""
+    """Self-attention among the tokens of a clip, by the implementation that the configuration names.
+
+    With a `count` only that many of the tokens, the first ones, attend to all: Q is `count`, otherwise N.
+    """
 
     is_causal = False
 
@@ -88,12 +91,16 @@ class PasstAttention(nn.Module):
         self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
         self.projection = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, hidden_states: torch.Tensor, count: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         qkv = self.qkv(hidden_states).unflatten(-1, (3, self.heads, -1))  # (B, N, d) -> (B, N, 3, heads, width)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B, heads, N, width) each
+        if count is not None:
+            query = query[:, :, :count]  # (B, heads, N, width) -> (B, heads, Q, width)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         outputs, weights = attend(self, query, key, value, None, scaling=self.scaling, dropout=0.0)
-        return self.projection(outputs.flatten(2)), weights  # (B, N, heads, width) -> (B, N, d)
+        return self.projection(outputs.flatten(2)), weights  # (B, Q, heads, width) -> (B, Q, d)
 
 
 class PasstMlp(nn.Module):
@@ -109,7 +116,10 @@ class PasstMlp(nn.Module):
 
 
 class PasstBlock(nn.Module):
-    """Transformer block that normalises before attention and before the perceptron."""
+    """Transformer block that normalises before attention and before the perceptron.
+
+    With a `count` it returns that many of the tokens, the first ones; the others are only attended to.
+    """
 
     def __init__(self, config: PasstConfig):
         super().__init__()
@@ -118,9 +128,12 @@ class PasstBlock(nn.Module):
         self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = PasstMlp(config.hidden_size, config.intermediate_size)
 
-    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        attended, weights = self.attention(self.norm1(hidden_states))
-        hidden_states = hidden_states + attended
+    def forward(
+        self, hidden_states: torch.Tensor, count: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        attended, weights = self.attention(self.norm1(hidden_states), count)
+        kept = hidden_states if count is None else hidden_states[:, :count]  # (B, N, d) -> (B, Q, d)
+        hidden_states = kept + attended
         return hidden_states + self.mlp(self.norm2(hidden_states)), weights
 
 
@@ -204,6 +217,7 @@ class PasstModel(PasstPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        tokens_only: bool = False,
     ) -> tuple | BaseModelOutputWithPooling:
         r"""
         Computes the tokens of a batch of spectrograms. In training mode a random part of the patches is dropped.
@@ -215,6 +229,8 @@ class PasstModel(PasstPreTrainedModel):
                 attention implementation `"eager"`.
             output_hidden_states (`bool`, *optional*): also return the output of each block.
             return_dict (`bool`, *optional*): return a [`~utils.ModelOutput`] instead of a tuple.
+            tokens_only (`bool`, *optional*, defaults to `False`): compute the last block for the two tokens alone;
+                `last_hidden_state` is then `(B, 2, d)`. Hidden states and attentions, where asked for, need all.
 
         Returns:
             [`BaseModelOutputWithPooling`]: `last_hidden_state` `(B, N, d)`, in which two tokens precede the patches,
@@ -235,15 +251,17 @@ class PasstModel(PasstPreTrainedModel):
         hidden_states = self._embed(input_values)  # (B, M, F) -> (B, N, d)
         outputs, attentions = [], []
         is_checkpointed = self.gradient_checkpointing and self.training
+        is_shortened = tokens_only and not (output_hidden_states or output_attentions)
         for block in self.blocks:
             run = partial(self._gradient_checkpointing_func, block) if is_checkpointed else block
-            hidden_states, weights = run(hidden_states)
+            count = TOKEN_COUNT if is_shortened and block is self.blocks[-1] else None
+            hidden_states, weights = run(hidden_states, count)  # the last: (B, N, d) -> (B, Q, d)
             outputs.append(hidden_states)
             attentions.append(weights)
         hidden_states = self.norm(hidden_states)
         result = BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
-            pooler_output=hidden_states[:, :TOKEN_COUNT].mean(dim=1),  # (B, N, d) -> (B, d)
+            pooler_output=hidden_states[:, :TOKEN_COUNT].mean(dim=1),  # (B, Q, d) -> (B, d)
             hidden_states=tuple(outputs) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )
@@ -342,6 +360,7 @@ class PasstForAudioClassification(PasstPreTrainedModel):
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
+            tokens_only=True,
         )
         logits = self.classifier(features.pooler_output)  # (B, d) -> (B, classes)
         result = SequenceClassifierOutput(
