@@ -132,22 +132,18 @@ def _spectral_squares(windowed: torch.Tensor) -> torch.Tensor:
 def _mel_energies(frames: torch.Tensor, scale: _MelScale) -> torch.Tensor:
     """Returns the mel energies (B, F, M) of frames (B, F, win_length), chunk by chunk."""
     clips, count, win_length = frames.shape
-    samples = _SAMPLES_PER_CHUNK_CPU if frames.device.type == "cpu" else _SAMPLES_PER_CHUNK
-    limit = max(1, samples // scale.n_fft)  # frames
+    limit = (_SAMPLES_PER_CHUNK_CPU if frames.device.type == "cpu" else _SAMPLES_PER_CHUNK) // scale.n_fft or 1
     window, blocks = _hann_window(win_length, frames.device), _filter_blocks(scale, frames.device)
     energies = frames.new_empty((clips, count, scale.n_mels))
     clip_step, frame_step = max(1, limit // count), min(limit, count)
     padded = frames.new_zeros((min(clip_step, clips), frame_step, scale.n_fft))  # windows are written, zeros stay
     for clip in range(0, clips, clip_step):
         for frame in range(0, count, frame_step):
-            part = frames[clip : clip + clip_step, frame : frame + frame_step]
-            windowed = padded[: part.shape[0], : part.shape[1]]
-            torch.mul(part, window, out=windowed[..., :win_length])
-            squares, target = (
-                _spectral_squares(windowed),
-                energies[clip : clip + clip_step, frame : frame + frame_step],
-            )
-            torch.cat([squares[..., parts] @ weights for parts, weights in blocks], dim=-1, out=target)
+            part = slice(clip, clip + clip_step), slice(frame, frame + frame_step)
+            windowed = padded[: len(frames[part]), : frames[part].shape[1]]
+            torch.mul(frames[part], window, out=windowed[..., :win_length])
+            squares = _spectral_squares(windowed)
+            torch.cat([squares[..., parts] @ weights for parts, weights in blocks], dim=-1, out=energies[part])
     return energies
 
 
