@@ -8,7 +8,7 @@ import torch
 
 from ..data.columns import DEVICE_IDS, WAVEFORM
 
-_CLIPS_PER_CHUNK_CPU = 16  # more fall out of the cache, fewer keep no second thread busy
+_CLIPS_PER_CHUNK_CPU = 32  # more fall out of the cache; each transform of fewer is planned anew
 
 
 def convolve(waveform: torch.Tensor, impulse_responses: torch.Tensor) -> torch.Tensor:
@@ -30,13 +30,8 @@ def convolve(waveform: torch.Tensor, impulse_responses: torch.Tensor) -> torch.T
             "expected (B, T) and (B, taps) or (1, taps)."
         )
     length = _fast_length(waveform.shape[1] + impulse_responses.shape[1] - 1)
-    return _filter(waveform.float(), torch.fft.rfft(impulse_responses.float(), n=length), length)
-
-
-def _filter(waveform: torch.Tensor, spectra: torch.Tensor, length: int) -> torch.Tensor:
-    """Multiplies the spectra of clips (B, T) by those of their responses (B or 1, length // 2 + 1)."""
-    filtered = torch.fft.irfft(torch.fft.rfft(waveform, n=length).mul_(spectra), n=length)
-    return filtered[:, : waveform.shape[1]]
+    spectra = torch.fft.rfft(waveform.float(), n=length).mul_(torch.fft.rfft(impulse_responses.float(), n=length))
+    return torch.fft.irfft(spectra, n=length)[:, : waveform.shape[1]]
 
 
 @lru_cache(maxsize=64)
@@ -132,12 +127,16 @@ class DeviceImpulseResponse:
         """Returns all clips, those of `rows` convolved with the responses of these numbers; both lie on the CPU."""
         length = _fast_length(waveform.shape[1] + self.impulse_responses.shape[1] - 1)
         bank = _bank_spectra(self.impulse_responses, length, waveform.device)
-        augmented = waveform.clone()
         chunk = _CLIPS_PER_CHUNK_CPU if waveform.device.type == "cpu" else len(waveform)
+        augmented, samples = waveform.clone(), waveform.shape[1]
+        padded = waveform.new_zeros((min(chunk, len(rows)), length))  # clips are written, zeros stay
         for row, response in zip(rows.split(chunk), responses.split(chunk), strict=True):
             row = row.to(waveform.device, non_blocking=True)
             response = response.to(waveform.device, non_blocking=True)
-            augmented[row] = _filter(augmented[row], bank[response], length)
+            clips = padded[: len(row)]
+            clips[:, :samples] = waveform.index_select(0, row)
+            spectra = torch.fft.rfft(clips).mul_(bank.index_select(0, response))
+            augmented.index_copy_(0, row, torch.fft.irfft(spectra, n=length)[:, :samples])
         return augmented
 
 
