@@ -51,11 +51,12 @@ do before its first thread starts; both sides share a process here, so it is off
 to ours in training is in no figure.
 
 In evaluation our model is `drop_dead_channels(fuse(model))` in channels_last, and `torch.compile` of it, which takes
-about ten seconds to build. onnxruntime has one thread. The front-end has the student's settings: DIR of 60 % of the
-clips, roll, mel with jitter, frequency mask; and Freq-MixStyle on every batch, so that every repetition does the same
-work. "Store to step" draws its batches from clips that were prepared once, ours from the store and plain from one .npy
-file a clip. PaSST-S runs in float32, ours with the fused Adam of its recipe and hear21passt's network with Adam as
-torch gives it by default. ASTFeatureExtractor and Kaldi make 98 frames of a clip where ours makes 100.
+about ten seconds to build; for one clip at a time it is `compile_classifier`, twenty seconds. onnxruntime has two
+threads where it reads waveforms, one where it reads our log-mels. The front-end has the student's settings: DIR of 60
+% of the clips, roll, mel with jitter, frequency mask; and Freq-MixStyle on every batch, so that every repetition does
+the same work. "Store to step" draws its batches from clips that were prepared once, ours from the store and plain
+from one .npy file a clip. PaSST-S runs in float32, ours with the fused Adam of its recipe and hear21passt's network
+with Adam as torch gives it by default. ASTFeatureExtractor and Kaldi make 98 frames of a clip where ours makes 100.
 """
 NOT_MEASURED_ON_GPU = f"""## {NOT_MEASURED}
 
