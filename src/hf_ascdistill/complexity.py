@@ -115,7 +115,7 @@ def count_macs(model: nn.Module, input_shape: Sequence[int], *, include_norms: b
     Convolutions and matrix products count, those of linear layers and both of attention; biases, activations, pools
     and the global response normalisation do not. The network is run once on zeros; its modes, its statistics and the
     random generators stay as they are. It is counted in full, as published figures are: what PaSST's classifier leaves
-    out of the last block (most of it, 7 % of PaSST-S) counts as well; see [`in_full`].
+    out of the last block (6 % of PaSST-S) counts as well; see [`in_full`].
 
     Args:
         model (`nn.Module`): the network; its first argument is the input.

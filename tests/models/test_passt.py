@@ -226,24 +226,6 @@ def test_the_network_gives_all_tokens_or_on_request_the_first_two(implementation
     torch.testing.assert_close(short.pooler_output, whole.pooler_output, rtol=0, atol=1e-5)
 
 
-class AdaptedLinear(nn.Linear):
-    """Adds to its product, as an adapter does."""
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return super().forward(inputs) + inputs.repeat(1, 1, 3)
-
-
-def test_a_layer_in_place_of_the_projection_is_called():
-    model, inputs = small_model(), torch.randn(2, *SECOND)
-    plain, attention = model(inputs).logits, model.passt.blocks[-1].attention
-    adapted = AdaptedLinear(32, 96)
-    adapted.load_state_dict(attention.qkv.state_dict())
-    attention.qkv = adapted
-    expected = model(inputs, output_hidden_states=True).logits
-    assert not torch.allclose(expected, plain, atol=1e-2)
-    torch.testing.assert_close(model(inputs).logits, expected, rtol=0, atol=1e-5)
-
-
 def test_a_tuple_is_returned_on_request():
     model, inputs = small_model(), torch.randn(2, *SECOND)
     (logits,) = model(inputs, return_dict=False)
