@@ -1,7 +1,6 @@
 """Times a piece of work in turn with the plain way of doing it, so that the drift of a shared machine cancels."""
 
 import ctypes
-import resource
 import statistics
 import sys
 import time
@@ -16,10 +15,9 @@ from hf_ascdistill.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
 MIN_BLOCK_SECONDS = 0.03  # calls shorter than this are timed several at a time
 MIN_REPETITIONS, MAX_REPETITIONS = 5, 60
-# Calls before the clock runs: until one takes no new memory to speak of; of some works every call does.
-MAX_WARMUPS, FEW_PAGE_FAULTS = 3, 100
-# Bytes; glibc comes to keep blocks of up to so many by itself, and twice as much at the end.
-USUAL_LARGEST_KEPT = 2**25
+USUAL_LARGEST_KEPT = (
+    2**25
+)  # bytes; glibc comes to keep blocks of up to so many by itself, and twice as much at the end
 
 
 @dataclass(frozen=True)
@@ -107,13 +105,9 @@ class Stopwatch:
         return _result(case, times)
 
     def _time(self, work: Callable[[], Any], calls: int, memory: Callable[[], Any]) -> float:
-        """Seconds per call, after those that take up what memory the setting keeps."""
+        """Seconds per call, after one that takes up what memory the setting keeps."""
         memory()
-        for _ in range(MAX_WARMUPS):
-            before = _page_faults()
-            work()
-            if _page_faults() - before < FEW_PAGE_FAULTS:
-                break
+        work()
         self._wait()
         start = time.perf_counter()
         for _ in range(calls):
@@ -124,10 +118,6 @@ class Stopwatch:
     def _wait(self) -> None:
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
-
-
-def _page_faults() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _result(case: Case, times: list[list[float]]) -> Result:
