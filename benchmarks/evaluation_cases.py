@@ -15,6 +15,7 @@ from torch import nn
 from workload import SAMPLING_RATE, Workload, check_close, exact_convolutions
 
 from hf_ascdistill import AscFeatureExtractor, compile_classifier, drop_dead_channels, fuse
+from hf_ascdistill.export.compiled import COMPILERS
 
 SECTION = "Evaluation"
 COMPILED = "torch, compile_classifier"
@@ -78,7 +79,7 @@ def missing_export_packages() -> list[str]:
 
 def has_compiler() -> bool:
     """Returns whether torch.compile can build for the CPU here."""
-    return any(shutil.which(name) is not None for name in ("g++", "clang++"))
+    return any(shutil.which(name) is not None for name in COMPILERS)
 
 
 def _our_network(work: Workload, candidate: Candidate, through: str) -> nn.Module:
