@@ -71,15 +71,21 @@ def test_mel_banks_are_the_published_ones(n_mels, n_fft, fmax, golden):
     np.testing.assert_allclose(bank.numpy(), expected, atol=MEL_TOLERANCE, rtol=0)
 
 
-def test_pre_emphasis_is_the_published_one(golden):
-    extra = golden("mel_extra")
-    emphasised = feature_extraction_asc._pre_emphasis(torch.from_numpy(extra["wav"][:1]), 0.97)
-    np.testing.assert_allclose(emphasised.numpy(), extra["cpm_preemph_clip0"], atol=1e-7, rtol=0)
+def emphasised_frames(golden):
+    """Frames of the first golden clip, as CP-Mobile's front-end cuts them."""
+    waveform = torch.from_numpy(golden("mel_extra")["wav"][:1])
+    return feature_extraction_asc._emphasised_frames(waveform, 0.97, 3072, 500)
+
+
+def test_frames_of_the_pre_emphasised_signal_are_the_published_ones(golden):
+    signal = golden("mel_extra")["cpm_preemph_clip0"]
+    padded = np.pad(signal, ((0, 0), (1536, 1536)), mode="reflect")
+    expected = np.lib.stride_tricks.sliding_window_view(padded, 3072, axis=1)[:, ::500]
+    np.testing.assert_allclose(emphasised_frames(golden).numpy(), expected, atol=1e-7, rtol=0)
 
 
 def test_power_spectrum_is_the_published_one(golden):
-    extra = golden("mel_extra")
-    frames = feature_extraction_asc._centred_frames(torch.from_numpy(extra["cpm_preemph_clip0"]), 3072, 500)
+    extra, frames = golden("mel_extra"), emphasised_frames(golden)
     windowed = torch.nn.functional.pad(frames * feature_extraction_asc._hann_window(3072, frames.device), (0, 1024))
     squares = feature_extraction_asc._spectral_squares(windowed)
     power = squares.unflatten(-1, (-1, 2)).sum(-1).transpose(1, 2).numpy()

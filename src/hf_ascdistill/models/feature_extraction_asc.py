@@ -110,17 +110,15 @@ def mel_filter_bank(n_mels: int, n_fft: int, *, sampling_rate: int, fmin: float,
     return torch.nn.functional.pad(weights.t(), (0, 1)).contiguous()
 
 
-def _pre_emphasis(waveform: torch.Tensor, coefficient: float) -> torch.Tensor:
-    """Returns y[n] = x[n + 1] - coefficient * x[n]: (B, T) -> (B, T - 1)."""
-    return torch.sub(waveform[:, 1:], waveform[:, :-1], alpha=coefficient)
-
-
-def _centred_frames(signal: torch.Tensor, win_length: int, hop_length: int) -> torch.Tensor:
-    """Returns frames around each multiple of the hop, a view of the reflect-padded signal: (B, T) -> (B, F, win).
-
-    The zeros around a window shorter than the FFT would only turn the phase: frames are as long as the window."""
-    padding = ((win_length + 1) // 2, win_length // 2)
-    padded = torch.nn.functional.pad(signal[:, None], padding, mode="reflect")[:, 0]
+def _emphasised_frames(waveform: torch.Tensor, coefficient: float, win_length: int, hop_length: int) -> torch.Tensor:
+    """Returns frames around each multiple of the hop of y[n] = x[n + 1] - coefficient * x[n], reflected at its ends:
+    (B, T) -> (B, F, win), a view. They are as long as the window: zeros around it would only turn the phase."""
+    samples, before, after = waveform.shape[1] - 1, (win_length + 1) // 2, win_length // 2
+    padded = waveform.new_empty((len(waveform), before + samples + after))
+    signal = padded[:, before : before + samples]
+    torch.sub(waveform[:, 1:], waveform[:, :-1], alpha=coefficient, out=signal)
+    padded[:, :before] = signal[:, 1 : before + 1].flip(1)
+    padded[:, before + samples :] = signal[:, samples - 1 - after : samples - 1].flip(1)
     return padded.unfold(1, win_length, hop_length)
 
 
@@ -136,7 +134,8 @@ def _mel_energies(frames: torch.Tensor, scale: _MelScale) -> torch.Tensor:
     window, blocks = _hann_window(win_length, frames.device), _filter_blocks(scale, frames.device)
     energies = frames.new_empty((clips, count, scale.n_mels))
     clip_step, frame_step = max(1, limit // count), min(limit, count)
-    padded = frames.new_zeros((min(clip_step, clips), frame_step, scale.n_fft))  # windows are written, zeros stay
+    padded = frames.new_empty((min(clip_step, clips), frame_step, scale.n_fft))
+    padded[..., win_length:].zero_()  # they stay, while windows are written before them
     for clip in range(0, clips, clip_step):
         for frame in range(0, count, frame_step):
             part = slice(clip, clip + clip_step), slice(frame, frame + frame_step)
@@ -269,8 +268,8 @@ class AscFeatureExtractor(FeatureExtractionMixin):
         _check_edges(self.fmin, fmax, self.sampling_rate)
         scale = _MelScale(self.n_mels, self.n_fft, self.sampling_rate, self.fmin, fmax)
         with torch.autocast(waveform.device.type, enabled=False), _full_float32():
-            emphasised = _pre_emphasis(waveform.float(), self.preemphasis)
-            energies = _mel_energies(_centred_frames(emphasised, self.win_length, self.hop_length), scale)
+            frames = _emphasised_frames(waveform.float(), self.preemphasis, self.win_length, self.hop_length)
+            energies = _mel_energies(frames, scale)
         mels = energies.transpose(1, 2).contiguous()  # (B, F, M) -> (B, M, F)
         return mels.add_(self.log_offset).log_().add_(self.shift).div_(self.scale)
 
