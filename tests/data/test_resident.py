@@ -20,6 +20,7 @@ from hf_ascdistill import (
 )
 from hf_ascdistill.data import placement
 from hf_ascdistill.data.collator import collate_clips
+from hf_ascdistill.data.host_memory import Memory
 from hf_ascdistill.data.placement import place, predicted_bytes
 from hf_ascdistill.data.random_crops import random_crops_of
 from hf_ascdistill.data.resident import ResidentClips, as_it_is
@@ -162,13 +163,10 @@ def test_each_process_of_a_machine_needs_its_own_copy(clips, monkeypatch, warned
     assert f"{2 * predicted_bytes(clips):,} bytes" in warned[0]
 
 
-def test_free_memory_of_the_host_leaves_a_share_for_training(monkeypatch, tmp_path):
-    path = tmp_path / "meminfo"
-    path.write_text("MemTotal:       4000 kB\nMemFree:  5 kB\nMemAvailable:   3000 kB\nHugePages_Total:       0\n")
-    monkeypatch.setattr(placement, "HOST_MEMORY", path)
-    assert placement.free_memory(CPU) == (3000 - 1000) * 1024
-    path.write_text("MemTotal: 4000 kB\nMemAvailable: 900 kB\n")
-    assert placement.free_memory(CPU) == 0
+def test_free_memory_of_the_host_leaves_a_share_for_training(monkeypatch):
+    for memory, free in ((Memory(free=3000, total=4000), 2000), (Memory(free=900, total=4000), 0)):
+        monkeypatch.setattr(placement, "host_memory", lambda memory=memory: memory)
+        assert placement.free_memory(CPU) == free
 
 
 def test_auto_stays_on_disk_without_a_cuda_device(clips, monkeypatch):

@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +10,7 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from .columns import DEVICE_IDS, EARLIEST, EXAMPLE_ID, LABELS, LATEST, LENGTH, RECORDING, START, TEACHER_LOGITS
+from .host_memory import host_memory
 from .index import rows_of
 from .random_crops import ReadRandomCrops, random_starts
 from .resident import SAMPLES_DTYPE, ResidentClips
@@ -20,7 +20,6 @@ logger = logging.get_logger(__name__)
 
 COLUMN_DTYPES = {LABELS: torch.int64, DEVICE_IDS: torch.int64, TEACHER_LOGITS: torch.float32}
 TRAINING_SHARE = 0.25  # of a memory, which data leave to weights, activations and whatever else runs
-HOST_MEMORY = Path("/proc/meminfo")
 
 
 def place(dataset: Dataset | ResidentClips, placement: str, *, device: torch.device | str) -> Dataset | ResidentClips:
@@ -80,13 +79,12 @@ def free_memory(device: torch.device) -> int:
     """Returns the bytes of a device that data may take: what is free, less the share that training keeps.
 
     Args:
-        device (`torch.device`): an accelerator, or the CPU for the host's memory.
+        device (`torch.device`): an accelerator, or the CPU for [`host_memory`].
     """
     if device.type != "cpu":
         free, total = torch.accelerator.get_memory_info(device)
     else:
-        lines = dict(line.split(":") for line in HOST_MEMORY.read_text().splitlines())
-        free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
+        free, total = host_memory()
     return max(0, free - int(TRAINING_SHARE * total))
 
 
