@@ -16,6 +16,7 @@ from accelerate import PartialState
 
 from hf_ascdistill import (
     DataArguments,
+    PredictionSettings,
     load_classifiers,
     load_training_data,
     parse_recipe,
@@ -32,13 +33,12 @@ class CacheArguments:
     model: list[str] = field(metadata={"help": "run folders, saved models or Hub names of the teachers"})
     output: str = field(metadata={"help": "folder of the logits set; of several teachers, of their folders"})
     split: str = field(default="train", metadata={"help": "train or evaluate"})
-    batch_size: int = field(default=256, metadata={"help": "clips at a time"})
-    clips_per_file: int = field(default=4096, metadata={"help": "work of a process between two files"})
     use_cpu: bool = field(default=False, metadata={"help": "predict on the CPU where there is an accelerator too"})
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments, data_args = parse_recipe(CacheArguments, DataArguments, argv=argv, description=__doc__)
+    classes = CacheArguments, PredictionSettings, DataArguments
+    arguments, settings, data_args = parse_recipe(*classes, argv=argv, description=__doc__)
     if arguments.use_cpu:
         PartialState(cpu=True)
     data = load_training_data(data_args)
@@ -46,12 +46,11 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"{data_args.data} has no split {arguments.split!r}; expected one of {', '.join(data)}.")
     clips, output = data[arguments.split], Path(arguments.output)
     runs = load_classifiers(arguments.model, clips.features["labels"].names)
-    settings = {"batch_size": arguments.batch_size, "clips_per_file": arguments.clips_per_file}
     if len(runs) == 1:
         [(model, frontend)] = runs.values()
-        sets = {output: predict_logits(model, clips, output, frontend=frontend, **settings)}
+        sets = {output: predict_logits(model, clips, output, frontend=frontend, settings=settings)}
     else:
-        sets = predict_logits_of_many(runs, clips, output, **settings)
+        sets = predict_logits_of_many(runs, clips, output, settings=settings)
     for name, logits in sets.items():
         print_once(f"{len(logits.example_ids)} clips x {len(logits.scenes)} scenes: {output / name}")
 

@@ -16,6 +16,7 @@ from accelerate import PartialState
 
 from hf_ascdistill import (
     DataArguments,
+    PredictionSettings,
     SceneEvaluation,
     ensemble_metrics,
     ensemble_summary,
@@ -40,13 +41,13 @@ class EnsembleArguments:
     model: list[str] | None = field(default=None, metadata={"help": "run folders, saved models or Hub names"})
     split: str = field(default="evaluate", metadata={"help": "evaluate or train"})
     allow_extra_logits: bool = field(default=False, metadata={"help": "the sets may hold more clips than the split"})
-    batch_size: int = field(default=256, metadata={"help": "clips at a time"})
     pictures: bool = field(default=True, metadata={"help": "draw the accuracy per device"})
     use_cpu: bool = field(default=False, metadata={"help": "predict on the CPU where there is an accelerator too"})
 
 
 def main(argv: list[str] | None = None) -> None:
-    arguments, data_args = parse_recipe(EnsembleArguments, DataArguments, argv=argv, description=__doc__)
+    classes = EnsembleArguments, PredictionSettings, DataArguments
+    arguments, settings, data_args = parse_recipe(*classes, argv=argv, description=__doc__)
     if arguments.use_cpu:
         PartialState(cpu=True)
     folder, sets, models = Path(arguments.output), arguments.teacher_logits or [], arguments.model or []
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     clips, groups = data[arguments.split], SceneEvaluation.of(data).groups
     if models:
         runs = load_classifiers(models, clips.features["labels"].names)
-        members |= predict_logits_of_many(runs, clips, folder / "logits", batch_size=arguments.batch_size)
+        members |= predict_logits_of_many(runs, clips, folder / "logits", settings=settings)
     results = ensemble_metrics(members, clips, groups=groups, allow_extra=arguments.allow_extra_logits)
     results["configuration"] = configuration
     write_ensemble(results, folder, picture=arguments.pictures)

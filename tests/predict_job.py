@@ -1,4 +1,4 @@
-"""Predicts the logits of some crops of a store into five files, and kills itself on the way; for test_teachers.py.
+"""Predicts the logits of some crops of a store into five files, and kills itself on the way; for test_prediction.py.
 
 python tests/predict_job.py STORE OUTPUT_DIR FORWARD_PASSES
 """
@@ -17,12 +17,14 @@ from hf_ascdistill import (
     AcousticFrontend,
     AscFeatureExtractor,
     LogitsSet,
+    PredictionSettings,
     load_prepared,
     predict_logits,
     shifted_crops,
 )
 
 CROPS, BATCH, CLIPS_PER_FILE = 40, 4, 8  # two forward passes a file
+SETTINGS = PredictionSettings(BATCH, CLIPS_PER_FILE)
 
 
 def crops_of(store: Path) -> Dataset:
@@ -35,9 +37,7 @@ def frontend() -> AcousticFrontend:
 
 def predict(crops: Dataset, output_dir: Path, model: nn.Module) -> LogitsSet:
     PartialState(cpu=True)
-    return predict_logits(
-        model, crops, output_dir, frontend=frontend(), batch_size=BATCH, clips_per_file=CLIPS_PER_FILE
-    )
+    return predict_logits(model, crops, output_dir, frontend=frontend(), settings=SETTINGS)
 
 
 class Stop:

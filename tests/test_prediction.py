@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from predict_job import BATCH, CLIPS_PER_FILE, CROPS, Stop, crops_of, frontend, predict
+from predict_job import BATCH, CLIPS_PER_FILE, CROPS, SETTINGS, Stop, crops_of, frontend, predict
 from tiny_corpus import example_ids, tiny_model, tiny_store
 from tiny_teachers import Teacher, front_end, tiny_teachers
 
@@ -18,6 +18,7 @@ from hf_ascdistill import (
     AscFeatureExtractor,
     AugmentationSettings,
     LogitsSet,
+    PredictionSettings,
     build_frontend,
     load_prepared,
     predict_logits,
@@ -65,13 +66,26 @@ def test_logits_are_those_of_a_plain_forward_pass(straight, crops, model):
     assert np.ptp(expected, axis=0).min() > 1e-3  # clips differ, else any order would do
 
 
+def test_switched_off_folding_gives_the_logits_of_the_model_itself(crops, model, tmp_path):
+    with torch.inference_mode():
+        mels = frontend().extractor.log_mel(torch.tensor(np.stack(crops[:]["waveform"])))
+        expected = torch.cat([model.eval()(part).logits for part in mels.split(BATCH)]).numpy()
+    settings = PredictionSettings(BATCH, CLIPS_PER_FILE, fused=False)
+    logits = predict_logits(model, crops, tmp_path, frontend=frontend(), settings=settings)
+    np.testing.assert_array_equal(logits.logits, expected)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "clips_per_file"])
+def test_settings_below_one_raise(name):
+    with pytest.raises(ValueError, match=f"{name} is 0; expected at least 1"):
+        PredictionSettings(**{name: 0})
+
+
 def test_logits_belong_to_the_clean_clip(straight, crops, model, tmp_path):
     augmenting = build_frontend(
         AscFeatureExtractor.from_preset("cp-mobile"), AugmentationSettings(device_generalization="fms", fms_p=1.0)
     )
-    logits = predict_logits(
-        model.train(), crops, tmp_path, frontend=augmenting, batch_size=4, clips_per_file=CLIPS_PER_FILE
-    )
+    logits = predict_logits(model.train(), crops, tmp_path, frontend=augmenting, settings=SETTINGS)
     np.testing.assert_array_equal(logits.logits, straight[1].logits)
 
 
@@ -123,7 +137,7 @@ def test_set_of_another_model_in_the_folder_raises(straight, crops):
 def test_set_of_another_front_end_in_the_folder_raises(straight, crops, model):
     extractor = AscFeatureExtractor.from_preset("cp-mobile", fmax=15_000.0)
     with pytest.raises(ValueError, match=r"'fmax': 15500.0.* asked for .*'fmax': 15000.0"):
-        predict_logits(model, crops, straight[0], frontend=AcousticFrontend(extractor), clips_per_file=CLIPS_PER_FILE)
+        predict_logits(model, crops, straight[0], frontend=AcousticFrontend(extractor), settings=SETTINGS)
 
 
 def test_set_of_other_clips_in_the_folder_raises(straight, crops, model):
@@ -165,7 +179,7 @@ def one_by_one(crops, tmp_path_factory) -> Path:
 
 
 def many(teachers: dict[str, Teacher], crops, folder: Path) -> dict[str, LogitsSet]:
-    return predict_logits_of_many(teachers, crops, folder, batch_size=BATCH, clips_per_file=CLIPS_PER_FILE)
+    return predict_logits_of_many(teachers, crops, folder, settings=SETTINGS)
 
 
 def count_passes(teachers: dict[str, Teacher]) -> dict[str, int]:
@@ -187,9 +201,8 @@ def test_many_teachers_give_bit_for_bit_what_each_gives_alone(teachers, crops, o
     sets = many(teachers, crops, tmp_path)
     assert list(sets) == list(teachers)
     assert files_of(tmp_path) == files_of(one_by_one)
-    settings = {"batch_size": BATCH, "clips_per_file": CLIPS_PER_FILE}
     for name, (model, own) in teachers.items():
-        alone = predict_logits(model, crops, tmp_path / "alone" / name, frontend=own, **settings)
+        alone = predict_logits(model, crops, tmp_path / "alone" / name, frontend=own, settings=SETTINGS)
         np.testing.assert_array_equal(sets[name].logits, alone.logits)
         assert sets[name].example_ids.tolist() == example_ids(crops)
         assert np.ptp(alone.logits, axis=0).min() > 1e-3  # clips differ, else any order would do

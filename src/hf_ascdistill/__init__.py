@@ -60,7 +60,7 @@ _PUBLIC_NAMES = {
         "named_by_folder",
         "write_ensemble",
     ),
-    "prediction": ("predict_logits", "predict_logits_of_many"),
+    "prediction": ("PredictionSettings", "predict_logits", "predict_logits_of_many"),
     "quantization": ("FreezeRanges", "calibrate", "plain_model", "prepare_qat"),
     "int8": ("int8_twin",),
     "export.compiled": ("compile_classifier",),

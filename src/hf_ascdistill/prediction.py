@@ -1,7 +1,7 @@
 """Predicts the logits of one or many teachers, once for each clip, into folders that survive interruptions."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,11 +28,36 @@ from .data.logits import (
 )
 from .evaluation import front_end_settings, predict_batches_of_many
 from .files import write_json
+from .fusing import foldable_norms, fuse
 from .teachers import check_scenes, model_identity
 from .transforms.frontend import AcousticFrontend
 
 PLAN_NAME = "plan.json"  # what is being predicted; written before the first logits
 CLIPS_PER_FILE = 4096  # what a killed run loses at the most; 160 kB with 10 scenes
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """How [`predict_logits`] works through a dataset.
+
+    Args:
+        batch_size (`int`, *optional*, defaults to 256): clips at a time.
+        clips_per_file (`int`, *optional*, defaults to 4096): clips in one file, the unit of work of a process.
+        fused (`bool`, *optional*, defaults to `True`): predict with [`fuse`]d copies of the models; logits move
+            by 1e-5.
+
+    Raises:
+        ValueError: a number is less than 1.
+    """
+
+    batch_size: int = field(default=256, metadata={"help": "clips at a time"})
+    clips_per_file: int = field(default=CLIPS_PER_FILE, metadata={"help": "work of a process between two files"})
+    fused: bool = field(default=True, metadata={"help": "fold batch normalisations: faster, logits move by 1e-5"})
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "clips_per_file"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1.")
 
 
 class _Teacher(NamedTuple):
@@ -47,8 +72,7 @@ def predict_logits(
     output_dir: str | Path,
     *,
     frontend: AcousticFrontend,
-    batch_size: int = 256,
-    clips_per_file: int = CLIPS_PER_FILE,
+    settings: PredictionSettings | None = None,
 ) -> LogitsSet:
     """Predicts the logits of every clip of a dataset and keeps them in a folder.
 
@@ -57,12 +81,12 @@ def predict_logits(
     section 3).
 
     Args:
-        model (`nn.Module`): a trained audio classifier; it is moved to the process's device, in evaluation mode.
+        model (`nn.Module`): a trained audio classifier; it, or its fused copy, works in evaluation mode on the
+            process's device.
         dataset (`datasets.Dataset`): clips or crops of one length.
         output_dir (`str | Path`): folder of the set; a new one, or one of the same model, front-end and clips.
         frontend ([`AcousticFrontend`]): its evaluation twin makes the log-mels.
-        batch_size (`int`, *optional*, defaults to 256): clips at a time.
-        clips_per_file (`int`, *optional*, defaults to 4096): clips in one file, the unit of work of a process.
+        settings ([`PredictionSettings`], *optional*): batches, files, folding.
 
     Returns:
         [`LogitsSet`]: all rows, in the dataset's order.
@@ -72,8 +96,8 @@ def predict_logits(
             other classes than the dataset; a logit is NaN; the launcher's processes do not see each other.
     """
     teacher = _Teacher(Path(model.config._name_or_path or model.config.model_type).name, model, frontend)
-    teachers, settings = {Path(output_dir): teacher}, {"batch_size": batch_size, "clips_per_file": clips_per_file}
-    return _predict_sets(teachers, ClipNames(dataset), **settings)[Path(output_dir)]
+    teachers = {Path(output_dir): teacher}
+    return _predict_sets(teachers, ClipNames(dataset), settings or PredictionSettings())[Path(output_dir)]
 
 
 def predict_logits_of_many(
@@ -81,8 +105,7 @@ def predict_logits_of_many(
     dataset: Dataset,
     output_dir: str | Path,
     *,
-    batch_size: int = 256,
-    clips_per_file: int = CLIPS_PER_FILE,
+    settings: PredictionSettings | None = None,
 ) -> dict[str, LogitsSet]:
     """Predicts what [`predict_logits`] would predict for each of several models, but reads the audio once for all.
 
@@ -94,8 +117,7 @@ def predict_logits_of_many(
             front-end; all that have something to predict are on the process's device at once.
         dataset (`datasets.Dataset`): clips or crops of one length.
         output_dir (`str | Path`): folder of the sets; each is in a sub-folder of its model's name.
-        batch_size (`int`, *optional*, defaults to 256): clips at a time.
-        clips_per_file (`int`, *optional*, defaults to 4096): clips in one file, the unit of work of a process.
+        settings ([`PredictionSettings`], *optional*): batches, files, folding.
 
     Returns:
         `dict[str, LogitsSet]`: a set per model, all rows in the dataset's order.
@@ -114,16 +136,17 @@ def predict_logits_of_many(
             "models go into a folder of their own: choose another."
         )
     teachers = {folder / name: _Teacher(name, *pair) for name, pair in models.items()}
-    sets = _predict_sets(teachers, ClipNames(dataset), batch_size=batch_size, clips_per_file=clips_per_file)
+    sets = _predict_sets(teachers, ClipNames(dataset), settings or PredictionSettings())
     return {path.name: logits for path, logits in sets.items()}
 
 
 def _predict_sets(
-    teachers: Mapping[Path, _Teacher], clips: ClipNames, *, batch_size: int, clips_per_file: int
+    teachers: Mapping[Path, _Teacher], clips: ClipNames, settings: PredictionSettings
 ) -> dict[Path, LogitsSet]:
     """Predicts the set of each teacher into its folder."""
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_world_size(state.num_processes)
+    clips_per_file = settings.clips_per_file
     plans = _plans(teachers, clips, clips_per_file)
     if state.is_main_process:
         for folder, plan in plans.items():
@@ -135,7 +158,7 @@ def _predict_sets(
     starts = range(0, count, clips_per_file)
     rows = {f"logits-{n:05d}.arrow": slice(at, min(at + clips_per_file, count)) for n, at in enumerate(starts)}
     share = {name: rows[name] for name in list(rows)[state.process_index :: state.num_processes]}
-    _predict_missing(teachers, clips, share, batch_size=batch_size)
+    _predict_missing(teachers, clips, share, settings)
     state.wait_for_everyone()
     if state.is_main_process:
         for folder, plan in plans.items():
@@ -200,25 +223,33 @@ def _start(folder: Path, plan: dict[str, Any]) -> None:
 
 
 def _predict_missing(
-    teachers: Mapping[Path, _Teacher], clips: ClipNames, share: Mapping[str, slice], *, batch_size: int
+    teachers: Mapping[Path, _Teacher], clips: ClipNames, share: Mapping[str, slice], settings: PredictionSettings
 ) -> None:
     """Predicts the files that are not there yet, those of all teachers at once, with a progress bar."""
     lacking = {file: [folder for folder in teachers if not (folder / file).exists()] for file in share}
     todo = {file: folders for file, folders in lacking.items() if folders}
-    busy = {folder: teachers[folder] for folder in teachers if any(folder in folders for folders in todo.values())}
     state = PartialState()
-    for teacher in busy.values():
-        teacher.model.to(state.device)
+    busy = {
+        folder: teacher._replace(model=_ready(teacher.model, fused=settings.fused).to(state.device))
+        for folder, teacher in teachers.items()
+        if any(folder in folders for folders in todo.values())
+    }
     names = some([teacher.name for teacher in busy.values()])
     count, disable = sum(share[file].stop - share[file].start for file in todo), not state.is_main_process
     with tqdm(total=count, desc=f"logits of {names}", unit="clip", disable=disable) as progress:
         for file, folders in todo.items():
             rows = share[file]
             part = clips.dataset.select(range(rows.start, rows.stop))
-            models = {folder: teachers[folder][1:] for folder in folders}
-            for folder, logits in _predict_file(models, part, progress, batch_size=batch_size).items():
+            models = {folder: busy[folder][1:] for folder in folders}
+            for folder, logits in _predict_file(models, part, progress, batch_size=settings.batch_size).items():
                 check_finite(logits, clips.example_ids[rows], teachers=teachers[folder].name)
                 write_logits_file(folder / file, clips.example_ids[rows], logits, content=clips.content[rows])
+
+
+def _ready(model: nn.Module, *, fused: bool) -> nn.Module:
+    """Returns the model that predicts: a folded copy where there is something to fold."""
+    can_fuse = fused and next(foldable_norms(model), None) is not None
+    return fuse(model, memory_format=torch.channels_last) if can_fuse else model
 
 
 def _predict_file(
@@ -241,4 +272,4 @@ def _load_for(folder: Path, clips: ClipNames) -> LogitsSet:
     return replace(logits, example_ids=clips.example_ids, content=clips.content)
 
 
-__all__ = ["CLIPS_PER_FILE", "PLAN_NAME", "predict_logits", "predict_logits_of_many"]
+__all__ = ["CLIPS_PER_FILE", "PLAN_NAME", "PredictionSettings", "predict_logits", "predict_logits_of_many"]
