@@ -100,6 +100,19 @@ def interrupt():
     raise KeyboardInterrupt
 
 
+def overflow():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def test_batch_without_memory_names_what_needs_less_and_leaves_whole_files(straight, crops, model, tmp_path):
+    hook = model.register_forward_hook(Stop(5, overflow))
+    with pytest.raises(torch.OutOfMemoryError, match="4 clips did not fit: CUDA.* To need less: a smaller batch_size"):
+        predict(crops, tmp_path, model)
+    hook.remove()
+    assert len(list(tmp_path.glob("*.arrow"))) == 2 and not list(tmp_path.glob("*.tmp"))
+    np.testing.assert_array_equal(predict(crops, tmp_path, model).logits, straight[1].logits)
+
+
 def test_interrupted_prediction_goes_on_where_it_stopped(straight, crops, model, tmp_path):
     hook = model.register_forward_hook(Stop(5, interrupt))
     with pytest.raises(KeyboardInterrupt):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
 from datasets import Dataset
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -285,3 +286,38 @@ def test_first_loss_of_the_fast_paths_is_that_of_the_plain_ones(tmp_path):
         losses[name] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses["fast"][0] == pytest.approx(losses["plain"][0], abs=1e-4)
     assert losses["fast"][-1] == pytest.approx(losses["plain"][-1], abs=1e-2)
+
+
+class Overflow:
+    """A hook that ends a forward pass as an accelerator without memory would."""
+
+    def __init__(self, passes):
+        self.passes = passes
+
+    def __call__(self, *_):
+        self.passes -= 1
+        if self.passes < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nsecond line")
+
+
+def test_step_without_memory_names_what_needs_less_and_leaves_the_checkpoint(tmp_path):
+    steps = {"save_strategy": "steps", "save_steps": 2}
+    model = small_student()
+    handle = model.register_forward_hook(Overflow(3))
+    trainer = trainer_of(tmp_path, model, **steps)
+    message = "step of 16 clips did not fit: CUDA.* GiB. To need less: a smaller --per_device_train_batch_size"
+    with pytest.raises(torch.OutOfMemoryError, match=message) as raised:
+        trainer.train()
+    assert should_reduce_batch_size(raised.value)
+    handle.remove()
+    trainer = trainer_of(tmp_path, model, **steps)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 4
+
+
+def test_evaluation_without_memory_names_what_needs_less(tmp_path):
+    model = small_student()
+    model.register_forward_hook(Overflow(0))
+    trainer = trainer_of(tmp_path, model, per_device_eval_batch_size=8)
+    with pytest.raises(torch.OutOfMemoryError, match="evaluation of 8 clips did not fit.*--per_device_eval"):
+        trainer.evaluate(clips())

@@ -16,6 +16,7 @@ from .data.columns import DEVICE_IDS, INPUT_VALUES, LABELS, WAVEFORM
 from .data.tau22 import DEVICES, device_groups
 from .metrics import scene_metrics
 from .models import AscFeatureExtractor
+from .out_of_memory import out_of_memory_advice
 from .transforms.frontend import AcousticFrontend
 
 ACCURACIES = {"all": "accuracy", **{name: f"accuracy_{name}" for name in ("real", "seen", "unseen")}}
@@ -65,6 +66,9 @@ def predict_batches_of_many(
     Yields:
         `dict`: `logits`, a dict of float32 (B, C) on the CPU with the keys of `models`; the batch's `labels` and
         `device_ids` (B,).
+
+    Raises:
+        torch.OutOfMemoryError: a batch does not fit the device.
     """
     seats = {}
     for key, (model, frontend) in models.items():
@@ -72,11 +76,12 @@ def predict_batches_of_many(
         seats[key] = (device, *front_end_settings(frontend.extractor).items())
     for batch in DataLoader(clips, batch_size, collate_fn=collate_clips):
         waveform, log_mels, logits = batch.pop(WAVEFORM), {}, {}
-        for key, (model, frontend) in models.items():
-            seat = seats[key]
-            if seat not in log_mels:
-                log_mels[seat] = frontend.evaluation()({WAVEFORM: waveform.to(seat[0])})[INPUT_VALUES]
-            logits[key] = model(log_mels[seat]).logits.float()
+        with out_of_memory_advice(f"a batch of {batch_size} clips", "a smaller batch_size", "fewer models at once"):
+            for key, (model, frontend) in models.items():
+                seat = seats[key]
+                if seat not in log_mels:
+                    log_mels[seat] = frontend.evaluation()({WAVEFORM: waveform.to(seat[0])})[INPUT_VALUES]
+                logits[key] = model(log_mels[seat]).logits.float()
         yield {**batch, "logits": {key: values.cpu() for key, values in logits.items()}}
 
 

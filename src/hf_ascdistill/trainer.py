@@ -22,6 +22,7 @@ from .data.collator import collate_clips
 from .data.columns import INPUT_VALUES, LABELS, TEACHER_LOGITS, WAVEFORM
 from .data.resident import ResidentClips, as_it_is
 from .losses import distillation_loss_parts
+from .out_of_memory import out_of_memory_advice
 from .transforms.frontend import AcousticFrontend
 
 if TYPE_CHECKING:
@@ -115,6 +116,22 @@ class DistillationTrainer(Trainer):
         batch, views = self.teachers.views(inputs, self.frontend)
         with self.accelerator.autocast():
             return {**batch, TEACHER_LOGITS: self.teachers.logits(views)}
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Does one forward and backward pass; a lack of memory names the settings that need less."""
+        ways = (
+            "a smaller --per_device_train_batch_size, with --gradient_accumulation_steps for the same step",
+            "--bf16 true",
+            "--data_placement disk, where the clips lie in this memory too",
+        )
+        with out_of_memory_advice(f"a training step of {self._train_batch_size} clips", *ways):
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> tuple:
+        """Evaluates one batch; a lack of memory names the setting that needs less."""
+        work = f"the evaluation of {self.args.eval_batch_size} clips"
+        with out_of_memory_advice(work, "a smaller --per_device_eval_batch_size"):
+            return super().prediction_step(model, inputs, *args, **kwargs)
 
     def compute_loss(
         self,

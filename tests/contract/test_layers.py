@@ -22,6 +22,7 @@ LAYERS = {
     "files": 0,
     "denormals": 0,
     "allocator": 0,
+    "out_of_memory": 0,
     "models": 0,
     "data.columns": 0,
     "data": 1,

@@ -148,6 +148,20 @@ def test_too_little_memory_falls_back_with_a_message(clips, monkeypatch, warned,
     assert "where 0 are free" in warned[0] and f"data_placement is {where}" in warned[0]
 
 
+def test_memory_that_others_have_taken_meanwhile_falls_back_with_a_message(clips, monkeypatch, warned):
+    load = placement.Layout.load
+
+    def load_on_host(layout, device):
+        if device.type != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return load(layout, device)
+
+    monkeypatch.setattr(placement, "free_memory", lambda device: 10**9)
+    monkeypatch.setattr(placement.Layout, "load", load_on_host)
+    assert place(clips, "device", device="cuda").device == CPU
+    assert "looked free but was not: CUDA out of memory. Tried to allocate 2.00 GiB." in warned[0] and len(warned) == 1
+
+
 def test_clips_that_just_fit_are_taken_and_those_one_byte_larger_are_not(clips, monkeypatch, warned):
     for spare, fits in ((0, True), (-1, False)):
         free = predicted_bytes(clips) + spare

@@ -51,11 +51,15 @@ def place(dataset: Dataset | ResidentClips, placement: str, *, device: torch.dev
         # processes of one machine share its memory, but not their accelerators
         copies = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if seat.type == "cpu" else 1
         needed, free = copies * layout.nbytes, free_memory(seat)
+        obstacle = f"where {free:,} are free beside a share of {TRAINING_SHARE} for training"
         if needed <= free:
-            return layout.load(seat)
+            try:
+                return layout.load(seat)
+            except torch.OutOfMemoryError as error:  # others take of it too, or it is in pieces
+                obstacle = "which looked free but was not: " + str(error).partition("\n")[0]
         logger.warning(
-            f"{len(dataset)} training clips need {needed:,} bytes of the memory of {seat}, where {free:,} are free "
-            f"beside a share of {TRAINING_SHARE} for training: data_placement is {placement}, but not there."
+            f"{len(dataset)} training clips need {needed:,} bytes of the memory of {seat}, {obstacle}: "
+            f"data_placement is {placement}, but not there."
         )
     return dataset
 
