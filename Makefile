@@ -5,6 +5,7 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EXECUTORCH := $(VENV)/executorch
 PEERS := .venv-bench
 RESULTS ?= benchmarks/RESULTS.md
 BENCH := $(PEERS)/bin/python benchmarks
@@ -28,6 +29,15 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python src/hf_ascdistill/repair_torchaudio.py
 	@touch $@
 
+# ExecuTorch brings torchao, which transformers imports wherever it is: it gets an environment that sees the main one.
+$(EXECUTORCH)/.ready: $(READY)
+	$(BIN)/python -m venv $(EXECUTORCH)
+	$(BIN)/python -c "import sysconfig; print('import site; site.addsitedir(%r)' % sysconfig.get_path('purelib'))" \
+		> "$$($(EXECUTORCH)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/shared.pth"
+	$(EXECUTORCH)/bin/python -m pip install -c constraints.txt executorch \
+		|| echo "no ExecuTorch for this platform: its tests are skipped"
+	@touch $@
+
 style: $(READY)  ## mend what ruff can mend, and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -37,7 +47,7 @@ quality: $(READY)  ## check style and the layers, change nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest -q tests/contract/test_layers.py
 
-test: $(READY)  ## run every test, those with two processes too
+test: $(READY) $(EXECUTORCH)/.ready  ## run every test, those with two processes too
 	$(BIN)/python -m pytest -q tests
 
 test-dist: $(READY)  ## run only the tests that start two processes
