@@ -45,10 +45,6 @@ def _hertz_to_mel(hertz: float) -> float:
     return 1127.0 * math.log1p(hertz / 700.0)
 
 
-def _mel_to_hertz(mel: float) -> float:
-    return 700.0 * math.expm1(mel / 1127.0)
-
-
 def _mel_step(scale: _MelScale) -> float:
     """Returns the distance between neighbouring filters in mel; they are equally spaced from fmin to fmax."""
     return (_hertz_to_mel(scale.fmax) - _hertz_to_mel(scale.fmin)) / (scale.n_mels + 1)
@@ -59,28 +55,32 @@ def _in_float64(device: torch.device) -> dict[str, Any]:
     return {"dtype": torch.float64, "device": "cpu" if device.type == "mps" else device}
 
 
-def _triangles(scale: _MelScale, bins: slice, mels: slice, device: torch.device) -> torch.Tensor:
-    """Returns the weights (bins, mels) of a part of the bank: with p the bin's place on the mel scale, counted in
-    steps from fmin, filter m has its peak at p = m + 1 and reaches 0 one step away from it."""
-    hertz = torch.arange(bins.start, bins.stop, **_in_float64(device)) * (scale.sampling_rate / scale.n_fft)
+def _triangles(scale: _MelScale, bins: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
+    """Returns what bins (R,) weigh in filters of the numbers `peaks` (M,) or (R, M): with p a bin's place on the mel
+    scale, in steps from fmin, filter m has its peak at p = m, from 1 on, and reaches 0 one step away: (R, M)."""
+    hertz = bins * (scale.sampling_rate / scale.n_fft)
     place = (1127.0 * torch.log1p(hertz / 700.0) - _hertz_to_mel(scale.fmin)) / _mel_step(scale)
-    peaks = torch.arange(mels.start + 1, mels.stop + 1, **_in_float64(device))
-    return (1.0 - (place[:, None] - peaks).abs_()).clamp_(min=0.0).float().to(device)
+    return (1.0 - (place[:, None] - peaks).abs_()).clamp_(min=0.0).float()
 
 
 @lru_cache(maxsize=_MAX_BANKS)
 def _filter_blocks(scale: _MelScale, device: torch.device) -> tuple[tuple[slice, torch.Tensor], ...]:
     """Returns the bank as blocks along its diagonal, (parts, weights), each weight twice; built without waiting."""
     bins_per_hertz, low, step = scale.n_fft / scale.sampling_rate, _hertz_to_mel(scale.fmin), _mel_step(scale)
-    blocks = []
-    for first in range(0, scale.n_mels, _MELS_PER_BLOCK):
-        mels = slice(first, min(first + _MELS_PER_BLOCK, scale.n_mels))
-        lower, upper = _mel_to_hertz(low + mels.start * step), _mel_to_hertz(low + (mels.stop + 1) * step)
-        stop = min(math.ceil(upper * bins_per_hertz) + 1, scale.n_fft // 2)
-        bins = slice(min(math.floor(lower * bins_per_hertz), stop - 1), stop)
-        weights = _triangles(scale, bins, mels, device).repeat_interleave(2, dim=0)
-        blocks.append((slice(2 * bins.start, 2 * bins.stop), weights))
-    return tuple(blocks)
+    firsts = np.arange(0, scale.n_mels, _MELS_PER_BLOCK)
+    counts = np.minimum(_MELS_PER_BLOCK, scale.n_mels - firsts)
+    edges = (700.0 * np.expm1((low + edge * step) / 1127.0) for edge in (firsts, firsts + counts + 1))  # Hz
+    lower, upper = (edge * bins_per_hertz for edge in edges)
+    stops = np.minimum(np.ceil(upper).astype(int) + 1, scale.n_fft // 2)
+    starts = np.minimum(np.floor(lower).astype(int), stops - 1)
+    heights = stops - starts
+    # the rows of all blocks, one below another: their bins, and the first filters of their blocks
+    rows = torch.from_numpy(np.stack([np.r_[*map(slice, starts, stops)], np.repeat(firsts, heights)]))
+    bins, offsets = rows.to(**_in_float64(device), non_blocking=True)
+    peaks = offsets[:, None] + torch.arange(1, _MELS_PER_BLOCK + 1, **_in_float64(device))
+    weights = _triangles(scale, bins, peaks).to(device).repeat_interleave(2, dim=0).split((2 * heights).tolist())
+    parts = map(slice, (2 * starts).tolist(), (2 * stops).tolist())
+    return tuple((part, block[:, :count]) for part, block, count in zip(parts, weights, counts, strict=True))
 
 
 @lru_cache(maxsize=32)
@@ -106,7 +106,8 @@ def mel_filter_bank(n_mels: int, n_fft: int, *, sampling_rate: int, fmin: float,
     """
     _check_edges(fmin, fmax, sampling_rate)
     scale = _MelScale(n_mels, n_fft, sampling_rate, float(fmin), float(fmax))
-    weights = _triangles(scale, slice(0, n_fft // 2), slice(0, n_mels), torch.device("cpu"))
+    bins, peaks = (torch.arange(count, dtype=torch.float64) for count in (n_fft // 2, n_mels))
+    weights = _triangles(scale, bins, peaks + 1)
     return torch.nn.functional.pad(weights.t(), (0, 1)).contiguous()
 
 
