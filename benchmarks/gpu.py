@@ -53,6 +53,9 @@ def main() -> None:
     resident = "resident_training.py", "--device", "cuda"
     file_output("resident training", *resident, output=arguments.output)
     file_output("resident training, bf16", *resident, "--bf16", output=arguments.output)
+    few = [*resident, "--batch_sizes", str(BATCH_SIZE)]
+    file_output("resident training, contiguous", *few, "--contiguous", output=arguments.output)
+    file_output("resident training, compiled", *few, "--torch_compile", output=arguments.output)
 
 
 if __name__ == "__main__":
