@@ -55,7 +55,8 @@ def main() -> None:
     file_output("resident training, bf16", *resident, "--bf16", output=arguments.output)
     few = [*resident, "--batch_sizes", str(BATCH_SIZE)]
     file_output("resident training, contiguous", *few, "--contiguous", output=arguments.output)
-    file_output("resident training, compiled", *few, "--torch_compile", output=arguments.output)
+    compiled = [*few, "--torch_compile", "reduce-overhead"]  # CUDA graphs
+    file_output("resident training, compiled", *compiled, output=arguments.output)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measures the training of a student on clips that are resident on the accelerator: TAU22's number of clips of noise.
 
-python benchmarks/resident_training.py --device cuda [--bf16] [--contiguous] [--torch_compile] [--output resident.md]
+python benchmarks/resident_training.py --device cuda [--bf16] [--contiguous] [--torch_compile MODE]
 python benchmarks/resident_training.py --device cpu --clips 256 --batch_sizes 64 --steps 3 --warmup 1
 
 It needs torch, transformers and accelerate alone. Clips per second are those of `DistillationTrainer.train()` as a
@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=int, default=20, help="steps before these")
     parser.add_argument("--bf16", action="store_true", help="autocast of the network; the front-end stays in float32")
     parser.add_argument("--contiguous", action="store_true", help="feature maps in NCHW in place of channels_last")
-    parser.add_argument("--torch_compile", action="store_true", help="compile the network")
+    parser.add_argument("--torch_compile", metavar="MODE", help="compile the network: default, reduce-overhead, ...")
     parser.add_argument("--threads", type=int, default=2, help="torch's threads on the CPU")
     parser.add_argument("--output", type=Path, help="Markdown file to write; unset: the screen only")
     return parser
@@ -84,7 +84,8 @@ def build_trainer(
         max_steps=arguments.warmup + arguments.steps,
         bf16=arguments.bf16,
         channels_last=not arguments.contiguous,
-        torch_compile=arguments.torch_compile,
+        torch_compile=arguments.torch_compile is not None,
+        torch_compile_mode=arguments.torch_compile,
         disable_tqdm=True,
         eval_strategy="no",
         save_strategy="no",
@@ -210,8 +211,8 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
     """Yields the lines of the table as they are measured."""
     name = "CPU" if arguments.device.type == "cpu" else torch.cuda.get_device_name(arguments.device)
     kind = "bf16 autocast" if arguments.bf16 else "float32"
-    ways = {"contiguous": arguments.contiguous, "torch.compile": arguments.torch_compile}
-    kind = ", ".join([kind, *(way for way, is_taken in ways.items() if is_taken)])
+    kind += ", contiguous" if arguments.contiguous else ""
+    kind += f", torch.compile {arguments.torch_compile}" if arguments.torch_compile else ""
     yield f"CPM-128K, {arguments.clips:,} resident clips, {name}, {kind}, torch {torch.__version__}\n"
     titles = ["batch", "DIR", "clips/s", "epoch of TAU22, s", "step, ms", "stages, ms", *STAGES, "peak GB"]
     yield f"| {' | '.join(titles)} |"
