@@ -80,6 +80,19 @@ def test_paper_schedule_keeps_its_proportions_in_a_short_run(tmp_path):
     assert arguments.schedule.factor(14) == pytest.approx(0.005)
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_non_blocking"),
+    [
+        ({"dataloader_pin_memory": True}, True),
+        ({"dataloader_pin_memory": False}, False),
+        ({"dataloader_pin_memory": True, "accelerator_config": {"non_blocking": False}}, False),
+    ],
+)
+def test_pinned_batches_are_copied_without_waiting_unless_told_otherwise(tmp_path, settings, is_non_blocking):
+    arguments = DistillationTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
+    assert arguments.accelerator_config.non_blocking is is_non_blocking
+
+
 def test_paper_length_is_the_paper_schedule(tmp_path, golden):
     arguments = DistillationTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     factors = [arguments.schedule.factor(epoch) for epoch in range(150)]

@@ -205,6 +205,8 @@ class DistillationTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if self.accelerator_config is None:  # to copy a pinned batch and wait for it is to wait for the last step
+            self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         super().__post_init__()
         if self.frontend_seat not in FRONTEND_SEATS:
             raise ValueError(f"frontend_seat is {self.frontend_seat!r}; expected one of {', '.join(FRONTEND_SEATS)}.")
