@@ -74,15 +74,36 @@ def predict_batches_of_many(
     for key, (model, frontend) in models.items():
         device = next(model.eval().parameters()).device
         seats[key] = (device, *front_end_settings(frontend.extractor).items())
-    for batch in DataLoader(clips, batch_size, collate_fn=collate_clips):
+    accelerators = {device for device, *_ in seats.values() if device.type != "cpu"}
+    waiting = None  # an accelerator works on a batch while the next one is read
+    for batch in DataLoader(clips, batch_size, collate_fn=collate_clips, pin_memory=bool(accelerators)):
         waveform, log_mels, logits = batch.pop(WAVEFORM), {}, {}
         with out_of_memory_advice(f"a batch of {batch_size} clips", "a smaller batch_size", "fewer models at once"):
             for key, (model, frontend) in models.items():
                 seat = seats[key]
                 if seat not in log_mels:
-                    log_mels[seat] = frontend.evaluation()({WAVEFORM: waveform.to(seat[0])})[INPUT_VALUES]
-                logits[key] = model(log_mels[seat]).logits.float()
-        yield {**batch, "logits": {key: values.cpu() for key, values in logits.items()}}
+                    there = {WAVEFORM: waveform.to(seat[0], non_blocking=True)}
+                    log_mels[seat] = frontend.evaluation()(there)[INPUT_VALUES]
+                logits[key] = model(log_mels[seat]).logits.float().to("cpu", non_blocking=True)
+        if waiting is not None:
+            yield _when_copied(*waiting)
+        waiting = {**batch, "logits": logits}, [_end_of_work(device) for device in accelerators]
+    if waiting is not None:
+        yield _when_copied(*waiting)
+
+
+def _end_of_work(device: torch.device) -> torch.Event:
+    """Marks the end of what an accelerator has been given to do."""
+    event = torch.Event(device=device)
+    event.record()
+    return event
+
+
+def _when_copied(batch: dict, events: list[torch.Event]) -> dict:
+    """Returns a batch when the copies to the CPU that were begun before the events have ended."""
+    for event in events:
+        event.synchronize()
+    return batch
 
 
 def front_end_settings(extractor: AscFeatureExtractor) -> dict[str, int | float]:
