@@ -1,6 +1,7 @@
 """Times a piece of work in turn with the plain way of doing it, so that the drift of a shared machine cancels."""
 
 import ctypes
+import resource
 import statistics
 import sys
 import time
@@ -15,6 +16,7 @@ from hf_ascdistill.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
 MIN_BLOCK_SECONDS = 0.03  # calls shorter than this are timed several at a time
 MIN_REPETITIONS, MAX_REPETITIONS = 5, 60
+MAX_WARM_UPS, FEW_FAULTS = 4, 100  # calls until one makes the kernel clear no more pages than these
 USUAL_LARGEST_KEPT = (
     2**25
 )  # bytes; glibc comes to keep blocks of up to so many by itself, and twice as much at the end
@@ -105,10 +107,14 @@ class Stopwatch:
         return _result(case, times)
 
     def _time(self, work: Callable[[], Any], calls: int, memory: Callable[[], Any]) -> float:
-        """Seconds per call, after one that takes up what memory the setting keeps."""
+        """Seconds per call, once the work has taken up what memory the setting keeps."""
         memory()
-        work()
-        self._wait()
+        for _ in range(MAX_WARM_UPS if memory is keep_freed_memory else 1):
+            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            work()
+            self._wait()
+            if resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults < FEW_FAULTS:
+                break
         start = time.perf_counter()
         for _ in range(calls):
             work()
