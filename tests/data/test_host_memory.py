@@ -1,5 +1,7 @@
 """The host's memory as a process has it: of the machine, within the limits of its control groups."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from hf_ascdistill.data import host_memory as module
@@ -12,10 +14,10 @@ MACHINE = Memory(free=3000 * KB, total=4000 * KB)
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     """Makes up a machine: which groups the process is in, and the files of groups by folder."""
-    meminfo = "MemTotal:       4000 kB\nMemFree:  5 kB\nMemAvailable:   3000 kB\nHugePages_Total:       0\n"
-    for name in ("MACHINE", "MEMBERSHIP", "GROUPS"):
+    memory = SimpleNamespace(available=MACHINE.free, total=MACHINE.total)
+    monkeypatch.setattr(module.psutil, "virtual_memory", lambda: memory)
+    for name in ("MEMBERSHIP", "GROUPS"):
         monkeypatch.setattr(module, name, tmp_path / name)
-    (tmp_path / "MACHINE").write_text(meminfo)
 
     def make(membership, groups):
         (tmp_path / "MEMBERSHIP").write_text(membership)

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-MACHINE = Path("/proc/meminfo")
+import psutil
+
 MEMBERSHIP = Path("/proc/self/cgroup")
 GROUPS = Path("/sys/fs/cgroup")
 UNLIMITED = "max"
@@ -32,9 +33,8 @@ def host_memory() -> Memory:
     A process whose group goes over its limit is killed, however much the machine has left. Both versions of Linux'
     control groups are read; Slurm, Kubernetes and Docker set such limits.
     """
-    lines = dict(line.split(":") for line in MACHINE.read_text().splitlines())
-    free, total = (int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "MemTotal"))
-    memories = [Memory(free, total), *_group_memories()]
+    machine = psutil.virtual_memory()
+    memories = [Memory(machine.available, machine.total), *_group_memories()]
     return Memory(min(memory.free for memory in memories), min(memory.total for memory in memories))
 
 
