@@ -13,7 +13,7 @@ def keep_freed_memory() -> bool:
     """Makes the C library keep freed memory for the next allocation, up to the end of the process.
 
     A step of training frees and allocates again the same hundreds of megabytes. glibc returns blocks of tens of
-    megabytes to the kernel, which clears each page before it hands it out again: about a quarter of the CPU's time
+    megabytes to the kernel, which clears each page before it hands it out again: a fifth to a third of the CPU's time
     with a batch of 64 clips. No number changes; the process stays as large as it was at its largest.
 
     Returns:
