@@ -41,7 +41,8 @@ figures is one for the item of the dataset (reading, DIR, roll) and one for the 
 
 **Memory.** The recipes make glibc keep freed memory (`keep_freed_memory`), so ours runs with it; the other way runs as
 any process does, with glibc's own thresholds at the largest that they grow to. Each is warmed up in its setting before
-the clock runs, ours until the kernel clears no more pages for it, which is how a training goes on.
+the clock runs, ours until a call makes the kernel clear next to no pages, at most four times: a training goes on like
+that.
 
 **Denormals.** A trained CP-Mobile has dead channels whose weights have decayed to denormal numbers. Many processors
 multiply these several times slower, others, such as AMD's Zen 4, at full speed: there the cases "published" and

@@ -17,9 +17,8 @@ from hf_ascdistill.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 MIN_BLOCK_SECONDS = 0.03  # calls shorter than this are timed several at a time
 MIN_REPETITIONS, MAX_REPETITIONS = 5, 60
 MAX_WARM_UPS, FEW_FAULTS = 4, 100  # calls until one makes the kernel clear no more pages than these
-USUAL_LARGEST_KEPT = (
-    2**25
-)  # bytes; glibc comes to keep blocks of up to so many by itself, and twice as much at the end
+# Bytes; glibc comes to keep blocks of up to so many by itself, and twice as much at the end.
+USUAL_LARGEST_KEPT = 2**25
 
 
 @dataclass(frozen=True)
@@ -110,10 +109,10 @@ class Stopwatch:
         """Seconds per call, once the work has taken up what memory the setting keeps."""
         memory()
         for _ in range(MAX_WARM_UPS if memory is keep_freed_memory else 1):
-            faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            before = _page_faults()
             work()
             self._wait()
-            if resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults < FEW_FAULTS:
+            if _page_faults() - before < FEW_FAULTS:
                 break
         start = time.perf_counter()
         for _ in range(calls):
@@ -124,6 +123,10 @@ class Stopwatch:
     def _wait(self) -> None:
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
+
+
+def _page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
 def _result(case: Case, times: list[list[float]]) -> Result:
