@@ -93,15 +93,10 @@ def int8_twin(model: PreTrainedModel) -> PreTrainedModel:
             integers = Int8Conv2d(conv, name)
             if f"{name}.input_range" in ranges:
                 quantize_input(integers, conv.input_range)
-            _replace(twin, name, integers)
+            twin.set_submodule(name, integers)
     for name, measured in ranges.items():
-        _replace(twin, name, QuantizeDequantize(measured))
+        twin.set_submodule(name, QuantizeDequantize(measured))
     return twin
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
 
 
 def parameter_bytes(model: nn.Module) -> int:

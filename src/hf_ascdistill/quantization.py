@@ -148,17 +148,16 @@ def prepare_qat(model: PreTrainedModel) -> PreTrainedModel:
     model = copy.deepcopy(model)
     sources = {}
     for name, module in list(model.named_modules()):
-        parent, _, child = name.rpartition(".")
-        sources[name] = sources.get(parent)  # a block's range serves what has none of its own
+        sources[name] = sources.get(name.rpartition(".")[0])  # a block's range serves what has none of its own
         if re.fullmatch(QUANTIZED_INPUTS[kind], name):
             sources[name] = ActivationRange(f"input of {name}")
         if isinstance(module, nn.Conv2d):
             module = FakeQuantConv2d.of(module, source=sources[name])
-            setattr(model.get_submodule(parent), child, module)
+            model.set_submodule(name, module)
         if re.fullmatch(QUANTIZED_INPUTS[kind], name):
             quantize_input(module, sources[name])
         if re.fullmatch(QUANTIZED_OUTPUTS[kind], name):
-            setattr(model.get_submodule(parent), child, ActivationRange(f"output of {name}"))
+            model.set_submodule(name, ActivationRange(f"output of {name}"))
     return model
 
 

@@ -10,29 +10,11 @@ from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch.nn import functional
 
 from ..models.feature_extraction_asc import AscFeatureExtractor
-from .graphs import WaveformToProbabilities
+from .graphs import FourierLogMel, WaveformToProbabilities
 from .onnx_graphs import quiet_exporter
 
 COMPILERS = ("g++", "clang++")
 MAX_TAPS = 25  # places of the largest kernel that is taken apart, 5x5; a PaSST keeps its patches of 16x16
-
-
-class FourierPower(nn.Module):
-    """Power spectrum of windowed frames by torch's own transform, in place of [`PowerSpectrum`].
-
-    Args:
-        window (`torch.Tensor`): `(W,)`.
-        n_fft (`int`): length of the transform, samples.
-    """
-
-    def __init__(self, window: torch.Tensor, n_fft: int):
-        super().__init__()
-        self.n_fft = n_fft
-        self.register_buffer("window", window, persistent=False)
-
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        spectrum = torch.fft.rfft(frames * self.window, n=self.n_fft)
-        return torch.view_as_real(spectrum).square().sum(-1)[..., :-1]  # the Nyquist bin has no mel
 
 
 class TakenApart(nn.Module):
@@ -89,8 +71,7 @@ def take_apart(network: nn.Module) -> None:
     """Replaces the convolutions of small kernels by [`TakenApart`], in place."""
     for name, conv in list(network.named_modules()):
         if isinstance(conv, nn.Conv2d) and conv.kernel_size[0] * conv.kernel_size[1] <= MAX_TAPS:
-            parent, _, child = name.rpartition(".")
-            setattr(network.get_submodule(parent), child, TakenApart(conv))
+            network.set_submodule(name, TakenApart(conv))
 
 
 class CompiledClassifier:
@@ -148,8 +129,8 @@ def compile_classifier(
         [`CompiledClassifier`]: called with a waveform `(1, T)`; compiling takes some thirty seconds.
 
     Raises:
-        ValueError: the front-end's `n_fft` is no multiple of 4, `samples` is less than it, or the model has batch
-            normalisations that cannot be folded.
+        ValueError: `samples` is less than the front-end's `n_fft`, or the model has batch normalisations that cannot
+            be folded.
         ImportError: this machine has no C++ compiler.
 
     Example:
@@ -169,12 +150,10 @@ def compile_classifier(
         raise ValueError(f"samples is {samples}; expected one FFT window or more, {extractor.n_fft} samples.")
     if not any(shutil.which(name) for name in COMPILERS):
         raise ImportError(f"compiling needs a C++ compiler, one of {', '.join(COMPILERS)}; install one, or use fuse.")
-    network = WaveformToProbabilities(model, extractor).eval()
-    window = torch.hann_window(extractor.win_length, periodic=False, dtype=torch.float64).float()
-    network.log_mel.power_spectrum = FourierPower(window, extractor.n_fft)
+    network = WaveformToProbabilities(model, extractor, FourierLogMel).eval()
     take_apart(network.mel_to_logits)
     with quiet_exporter():  # it tells that the Fourier transform stays as it is
         return CompiledClassifier(network, samples=samples)
 
 
-__all__ = ["CompiledClassifier", "FourierPower", "TakenApart", "compile_classifier", "take_apart"]
+__all__ = ["CompiledClassifier", "TakenApart", "compile_classifier", "take_apart"]

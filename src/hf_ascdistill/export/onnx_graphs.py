@@ -4,6 +4,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from ..models.feature_extraction_asc import AscFeatureExtractor
-from .graphs import LogMel, MelToLogits
+from .graphs import LogMel, MelToLogits, PowerSpectrum
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -22,6 +23,7 @@ OPSETS = range(18, 24)  # what torch's exporter writes and onnxruntime runs
 DEFAULT_OPSET = 20
 MEL_INPUT, MEL_OUTPUT = "input_values", "logits"
 WAVEFORM_INPUT, WAVEFORM_OUTPUT = "waveform", "probabilities"
+LARGEST_FOLDED = 2**13  # numbers of a constant that is computed when a file is written; the runtime folds the others
 EXAMPLE_BATCH = 2  # of an input to trace; a batch of one would fix the dimension
 
 
@@ -79,7 +81,8 @@ def front_end_graph(extractor: AscFeatureExtractor, *, opset: int = DEFAULT_OPSE
     example = torch.zeros(EXAMPLE_BATCH, extractor.sampling_rate)
     samples = torch.export.Dim("samples", min=extractor.n_fft, max=2**31 - 1)
     names = {"input_names": [WAVEFORM_INPUT], "output_names": [MEL_INPUT]}
-    return _graph(LogMel(extractor), example, opset=opset, dynamic={0: "batch", 1: samples}, **names)
+    log_mel = LogMel(extractor, partial(PowerSpectrum, turns_tables=True))
+    return _graph(log_mel, example, opset=opset, dynamic={0: "batch", 1: samples}, **names)
 
 
 def waveform_graph(front_end: "ModelProto", mel: "ModelProto") -> "ModelProto":
@@ -122,11 +125,12 @@ def quiet_exporter() -> Iterator[None]:
 
 def _graph(module: nn.Module, example: torch.Tensor, *, opset: int, dynamic: dict, **names: Any) -> "ModelProto":
     check_opset(opset)
-    for package in ("onnx", "onnxscript"):
-        require(package, extra="export")
+    require("onnx", extra="export")
+    optimizer = require("onnxscript.optimizer", extra="export")
     with quiet_exporter():
         settings = {"dynamo": True, "opset_version": opset, "dynamic_shapes": (dynamic,), "verbose": False}
-        program = torch.onnx.export(module.eval(), (example,), **settings, **names)
+        program = torch.onnx.export(module.eval(), (example,), optimize=False, **settings, **names)
+        optimizer.optimize_ir(program.model, output_size_limit=LARGEST_FOLDED)
     return _stripped(program.model_proto)
 
 

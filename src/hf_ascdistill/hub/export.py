@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ..complexity import DCASE_2023_BUDGET, count_parameters, evaluating, int8_bytes
 from ..data.columns import SAMPLING_RATE, WAVEFORM
 from ..export.checks import ExportedFile, check_float, check_int8, compare
-from ..export.graphs import MelToLogits, WaveformToProbabilities
+from ..export.graphs import FourierLogMel, LogMel, MelToLogits, WaveformToProbabilities
 from ..export.metadata import export_metadata
 from ..export.onnx_graphs import (
     DEFAULT_OPSET,
@@ -217,13 +217,13 @@ def _program_drafts(
     """Yields the programs of torch that are asked for."""
     traced = torch.from_numpy(waveforms[[0, -1]])  # two clips: a batch of one would stay one
     writers = {
-        "torch-export": (".pt2", torch_program, run_torch_program),
-        "executorch": (".pte", executorch_program, run_executorch),
+        "torch-export": (".pt2", FourierLogMel, torch_program, run_torch_program),
+        "executorch": (".pte", LogMel, executorch_program, run_executorch),
     }
     for name in settings.formats:
         if name in writers:
-            suffix, write, run = writers[name]
-            joined = WaveformToProbabilities(model, extractor)
+            suffix, log_mel, write, run = writers[name]
+            joined = WaveformToProbabilities(model, extractor, log_mel)
             size = FLOAT_BYTES * count_parameters(joined)
             yield _Draft(f"waveform{suffix}", size, write(joined, traced, metadata=metadata), run)
             log_mels = extractor.log_mel(traced)
