@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from ..files import written_whole
+from ..fusing import drop_dead_channels, fuse
 from ..hub.handler import (
     SHORTEST_WINDOW,
     EndpointHandler,
@@ -210,6 +212,7 @@ def run(arguments: argparse.Namespace) -> int:
             staged = stack.enter_context(written_whole(Path(arguments.output)))
             table = stack.enter_context(open(staged, "w", newline="", encoding="utf-8"))
         model = load_model(arguments.model)
+        model.model = drop_dead_channels(fuse(model.model, memory_format=torch.channels_last))
         failures = tell(paths, model, parameters, arguments=arguments, table=table)
     if not arguments.quiet:
         place = "" if arguments.output is None else f": {arguments.output}"
