@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
+from torch.fx.passes.infra.pass_base import PassResult
 
 from .onnx_graphs import quiet_exporter, require
 
@@ -66,8 +67,20 @@ def executorch_program(network: nn.Module, inputs: torch.Tensor, *, metadata: Ma
     xnnpack = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", extra="executorch")
     with quiet_exporter():
         program = torch.export.export(network.eval(), (inputs[:1],))
-        edge = lower(program, partitioner=[xnnpack.XnnpackPartitioner()], constant_methods=dict(metadata))
+        settings = {"transform_passes": [_drop_idle_copies], "partitioner": [xnnpack.XnnpackPartitioner()]}
+        edge = lower(program, constant_methods=dict(metadata), **settings)
         return bytes(edge.to_executorch().buffer)
+
+
+def _drop_idle_copies(program: fx.GraphModule) -> PassResult:
+    """Takes copies to the shape that is there out of a program: a product with a batch of one makes two."""
+    idle = torch.ops.aten.expand_copy.default
+    for node in program.graph.nodes:
+        if getattr(node.target, "_op", None) is idle and node.meta["val"].shape == node.args[0].meta["val"].shape:
+            node.replace_all_uses_with(node.args[0])
+    program.graph.eliminate_dead_code()
+    program.recompile()
+    return PassResult(program, modified=True)
 
 
 def run_executorch(content: bytes, inputs: np.ndarray) -> np.ndarray:
