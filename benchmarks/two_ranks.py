@@ -83,7 +83,7 @@ def run_rank(arguments: argparse.Namespace) -> None:
     """Passes over the data as one rank of a training, and writes what was seen and how long it took."""
     from accelerate.utils import set_seed
 
-    from hf_ascdistill import keep_freed_memory
+    from hf_ascdistill import keep_freed_memory, leave_process_group
 
     keep_freed_memory()
     torch.set_num_threads(1)
@@ -104,8 +104,7 @@ def run_rank(arguments: argparse.Namespace) -> None:
     if accelerator.is_main_process:
         result = {"clips_per_second": clips * accelerator.num_processes / seconds, "seen": seen}
         (arguments.folder / "result.json").write_text(json.dumps(result))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 def launch(folder: Path, placement: str, *, ranks: int, epochs: int) -> dict:

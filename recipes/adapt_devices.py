@@ -32,6 +32,7 @@ from hf_ascdistill import (
     finished_results,
     freeze_batch_norm,
     has_device_students,
+    leave_process_group,
     load_classifier,
     load_online_teachers,
     load_training_data,
@@ -108,3 +109,4 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    leave_process_group()

@@ -17,6 +17,7 @@ from accelerate import PartialState
 from hf_ascdistill import (
     DataArguments,
     PredictionSettings,
+    leave_process_group,
     load_classifiers,
     load_training_data,
     parse_recipe,
@@ -57,3 +58,4 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    leave_process_group()

@@ -28,6 +28,7 @@ from hf_ascdistill import (
     build_training_frontend,
     finish_run,
     finished_results,
+    leave_process_group,
     load_online_teachers,
     load_training_data,
     open_run,
@@ -63,3 +64,4 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    leave_process_group()

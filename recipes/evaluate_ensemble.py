@@ -22,6 +22,7 @@ from hf_ascdistill import (
     ensemble_summary,
     finished_ensemble,
     finished_sets,
+    leave_process_group,
     load_classifiers,
     load_training_data,
     named_by_folder,
@@ -72,3 +73,4 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    leave_process_group()

@@ -32,6 +32,7 @@ from hf_ascdistill import (
     finish_run,
     finished_results,
     fuse,
+    leave_process_group,
     load_training_data,
     networks_table,
     open_run,
@@ -89,3 +90,4 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    leave_process_group()

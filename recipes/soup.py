@@ -22,6 +22,7 @@ from hf_ascdistill import (
     SceneEvaluation,
     average_weights,
     check_unused,
+    leave_process_group,
     load_classifiers,
     load_training_data,
     parse_recipe,
@@ -82,3 +83,4 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     main()
+    leave_process_group()

@@ -10,7 +10,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 from test_trainer import LinearProbe, plain_frontend, weights
 
-from hf_ascdistill import DistillationTrainer, DistillationTrainingArguments, load_prepared, random_crops
+from hf_ascdistill import (
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    leave_process_group,
+    load_prepared,
+    random_crops,
+)
 
 CLIPS = 30  # leaves a rest beside batches of 8
 
@@ -54,3 +60,4 @@ def main(store: str, output_dir: str, clips_per_rank: int) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    leave_process_group()

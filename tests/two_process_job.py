@@ -13,7 +13,7 @@ from transformers import TrainerCallback
 sys.path.insert(0, str(Path(__file__).parent))
 from test_trainer import LinearProbe, augmenting_frontend, clips, plain_frontend, weights
 
-from hf_ascdistill import DistillationTrainer, DistillationTrainingArguments, check_world_size
+from hf_ascdistill import DistillationTrainer, DistillationTrainingArguments, check_world_size, leave_process_group
 
 EVALUATION_CLIPS = 13  # odd, so that the last batch of two ranks must be filled up
 
@@ -79,5 +79,4 @@ def main(output_dir: str, clips_per_rank: int, accumulation: int) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
-    if torch.distributed.is_initialized():  # after the trainer is gone; a process that exits in the group may abort
-        torch.distributed.destroy_process_group()
+    leave_process_group()  # after the trainer is gone

@@ -81,6 +81,7 @@ _PUBLIC_NAMES = {
     "runs": (
         "finish_run",
         "finished_results",
+        "leave_process_group",
         "measured_results",
         "open_run",
         "print_once",

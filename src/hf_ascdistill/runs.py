@@ -207,6 +207,15 @@ def print_once(text: str) -> None:
     PartialState().print(text)
 
 
+def leave_process_group() -> None:
+    """Leaves the group of processes that a launcher made, if there is one: the last act of a recipe.
+
+    A process that exits within the group may abort, upon which the launcher stops those that still write results.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def finished_results(folder: Path) -> dict[str, Any] | None:
     """Returns the results of a run that is finished, `None` for one that is not."""
     path = folder / RESULTS_NAME
@@ -274,6 +283,7 @@ __all__ = [
     "clip_shape",
     "finish_run",
     "finished_results",
+    "leave_process_group",
     "measured_results",
     "open_run",
     "print_once",

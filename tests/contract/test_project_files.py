@@ -4,6 +4,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -43,3 +44,10 @@ def test_make_lists_every_target_with_a_word_on_it():
     described = re.findall(r"^([a-z-]+):.*?## \w+", makefile, re.MULTILINE)
     targets = "help style quality test test-dist demo bench bench-gpu clean"
     assert described == promised == targets.split()
+
+
+@pytest.mark.parametrize("recipe", sorted((CHECKOUT / "recipes").glob("*.py")), ids=lambda path: path.stem)
+def test_recipes_of_several_processes_leave_their_group_at_the_end(recipe):
+    text = recipe.read_text(encoding="utf-8")
+    is_launched = "accelerate launch" in text.split('"""')[1]
+    assert text.endswith("    main()\n" + "    leave_process_group()\n" * is_launched)
