@@ -212,8 +212,7 @@ def leave_process_group() -> None:
 
     A process that exits within the group may abort, upon which the launcher stops those that still write results.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    PartialState().destroy_process_group()
 
 
 def finished_results(folder: Path) -> dict[str, Any] | None:
