@@ -14,7 +14,10 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SEEDS = (0, 1, 2)  # of the plain runs
 METRICS = ("accuracy", "accuracy_unseen", "log_loss")
 FAST = ("--data_placement", "ram")
-PLAIN = ("--data_placement", "disk", "--channels_last", "false", "--fused_adam", "false", "--flush_denormals", "false")
+PLAIN = (
+    *("--data_placement", "disk", "--native_kernels", "false", "--channels_last", "false"),
+    *("--fused_adam", "false", "--flush_denormals", "false"),
+)
 
 
 def run(recipe: str, *arguments: str | Path) -> None:

@@ -22,6 +22,7 @@ from hf_ascdistill import (
     distillation_loss,
     last_complete_checkpoint,
 )
+from hf_ascdistill.native.networks import NativeBlock
 
 CLIPS, SAMPLES, SCENES = 32, 8_000, 10
 
@@ -268,7 +269,7 @@ def test_compiled_student_trains_as_the_plain_one_and_saves_under_the_same_names
     torch.testing.assert_close(weights(models[0]), weights(models[1]), atol=2e-3, rtol=0)  # Adam: up to 2 rates
 
 
-PLAIN = {"channels_last": False, "fused_adam": False}
+PLAIN = {"channels_last": False, "fused_adam": False, "native_kernels": False}
 
 
 def test_first_loss_of_the_fast_paths_is_that_of_the_plain_ones(tmp_path):
@@ -286,6 +287,27 @@ def test_first_loss_of_the_fast_paths_is_that_of_the_plain_ones(tmp_path):
         losses[name] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses["fast"][0] == pytest.approx(losses["plain"][0], abs=1e-4)
     assert losses["fast"][-1] == pytest.approx(losses["plain"][-1], abs=1e-2)
+
+
+def test_native_kernels_can_be_switched_off(tmp_path):
+    kinds = [
+        [type(module) for module in trainer_of(tmp_path, small_student(), native_kernels=is_on).model.modules()]
+        for is_on in (True, False)
+    ]
+    assert [kind.count(NativeBlock) for kind in kinds] == [6, 0]
+
+
+def test_without_gcc_training_says_so_and_goes_on(tmp_path, monkeypatch):
+    def missing():
+        raise ImportError("there is no g++; install GCC")
+
+    monkeypatch.setattr("hf_ascdistill.native.networks.load_kernels", missing)
+    warnings = []
+    monkeypatch.setattr("hf_ascdistill.trainer.logger.warning", warnings.append)
+    trainer = trainer_of(tmp_path, small_student(), num_train_epochs=1)
+    trainer.train()
+    assert warnings == ["training goes without native kernels, more slowly: there is no g++; install GCC."]
+    assert trainer.state.global_step == 2
 
 
 class Overflow:

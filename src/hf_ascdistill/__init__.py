@@ -39,6 +39,7 @@ _PUBLIC_NAMES = {
     "schedule": ("EpochSchedule", "warmup_rampdown_factor"),
     "complexity": ("budget_table", "check_budget", "complexity_rows", "measure_complexity"),
     "fusing": ("drop_dead_channels", "fuse"),
+    "native": ("use_native_kernels",),
     "pictures": ("draw_device_accuracy", "draw_training_curve"),
     "arguments": (
         "AugmentationArguments",

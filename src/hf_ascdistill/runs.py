@@ -51,6 +51,7 @@ NUMERIC_FIELDS = (
     "lr_warmup_epochs",
     "max_grad_norm",
     "max_steps",
+    "native_kernels",
     "num_train_epochs",
     "per_device_train_batch_size",
     "seed",

@@ -22,6 +22,7 @@ from .data.collator import collate_clips
 from .data.columns import INPUT_VALUES, LABELS, TEACHER_LOGITS, WAVEFORM
 from .data.resident import ResidentClips, as_it_is
 from .losses import distillation_loss_parts
+from .native import use_native_kernels
 from .out_of_memory import out_of_memory_advice
 from .transforms.frontend import AcousticFrontend
 
@@ -90,6 +91,11 @@ class DistillationTrainer(Trainer):
         kwargs.setdefault("data_collator", collate_clips)
         if args.channels_last:
             model = model.to(memory_format=torch.channels_last)
+        if args.native_kernels and args.device.type == "cpu":
+            try:
+                use_native_kernels(model)
+            except ImportError as error:
+                logger.warning(f"training goes without native kernels, more slowly: {error}.")
         super().__init__(model, args, **kwargs)
         self.frontend, self.teachers = frontend, teachers
         if teachers is not None:

@@ -34,6 +34,7 @@ LAYERS = {
     "activation_memory": 1,
     "microcontrollers": 1,
     "fusing": 1,
+    "native": 1,
     "pictures": 1,
     "teachers": 2,
     "prediction": 2,

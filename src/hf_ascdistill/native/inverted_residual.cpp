@@ -1,0 +1,400 @@
+// Training of CP-Mobile's inverted residual block on a CPU: what inverted_residual.py calls.
+//
+// The block is expand (1x1), normalise, ReLU, depthwise (3x3), normalise, ReLU, project (1x1), normalise, shortcut,
+// global response normalisation, ReLU. Its widest map never lies in memory: a row of the expanded map is made, used
+// and forgotten while it is in the cache, and made again in the backward pass. What is kept is what the depthwise
+// convolution and the projection give.
+//
+// Maps are (clips, height, width, channels). Those of hidden channels have them padded to a multiple of PADDING, with
+// weights, scales and biases of 0; those of input and output channels are dense. Each clip is the work of one thread;
+// `totals` has a block for each thread.
+#include "maps.h"
+
+#include <cfloat>
+#include <cmath>
+#include <omp.h>
+
+struct BlockSizes {
+  int clips, height, width, stride_height, stride_width, inputs, hidden, outputs;
+  float epsilon;  // of the response normalisation
+  int out_height() const { return (height - 1) / stride_height + 1; }
+  int out_width() const { return (width - 1) / stride_width + 1; }
+  int places() const { return height * width; }
+  int out_places() const { return out_height() * out_width(); }
+};
+
+static void expand_row(const BlockSizes& s, const float* x, const float* weight, const float* bias, float* row) {
+  multiply(s.width, s.hidden, s.inputs, {x, s.inputs, 1}, weight, row, false);
+  for (int place = 0; place < s.width; place++, row += s.hidden)
+#pragma omp simd
+    for (int c = 0; c < s.hidden; c++) row[c] = std::max(row[c] + bias[c], 0.f);
+}
+
+static void depthwise_row(const float* const rows[3], const float* weight, int places, int stride, int channels,
+                          float* out) {
+  for (int c = 0; c < channels; c += LANES) {
+    Vector taps[9];
+    for (int tap = 0; tap < 9; tap++) taps[tap] = load(weight + tap * channels + c);
+    for (int place = 0; place < places; place++) {
+      Vector sum{};
+#pragma GCC unroll 3
+      for (int dy = 0; dy < 3; dy++)
+#pragma GCC unroll 3
+        for (int dx = 0; dx < 3; dx++)
+          sum += taps[3 * dy + dx] * load(rows[dy] + (ptrdiff_t)(place * stride + dx) * channels + c);
+      store(out + (ptrdiff_t)place * channels + c, sum);
+    }
+  }
+}
+
+// Adds what a row of output gradients g says of one of the three input rows and of the three taps that met it. A place
+// of the input meets up to three outputs, one after the other: its sum is carried along in registers.
+template <int STRIDE>
+static void depthwise_row_backward(const float* g, const float* row, const float* weight, int places, int channels,
+                                   float* row_gradient, float* weight_gradient) {
+  for (int c = 0; c < channels; c += LANES) {
+    Vector taps[3], sums[3], carried[2] = {};
+    for (int dx = 0; dx < 3; dx++) {
+      taps[dx] = load(weight + dx * channels + c);
+      sums[dx] = load(weight_gradient + dx * channels + c);
+    }
+    float* to = row_gradient + c;
+    const float* from = row + c;
+    for (int place = 0; place < places; place++, to += STRIDE * channels, from += STRIDE * channels) {
+      const Vector gradient = load(g + (ptrdiff_t)place * channels + c);
+#pragma GCC unroll 3
+      for (int dx = 0; dx < 3; dx++) sums[dx] += gradient * load(from + dx * channels);
+      store(to, load(to) + carried[0] + taps[0] * gradient);
+      if (STRIDE == 1) {
+        carried[0] = carried[1] + taps[1] * gradient;
+        carried[1] = taps[2] * gradient;
+      } else {
+        store(to + channels, load(to + channels) + taps[1] * gradient);
+        carried[0] = taps[2] * gradient;
+      }
+    }
+    store(to, load(to) + carried[0]);
+    if (STRIDE == 1) store(to + channels, load(to + channels) + carried[1]);
+    for (int dx = 0; dx < 3; dx++) store(weight_gradient + dx * channels + c, sums[dx]);
+  }
+}
+
+static float mean_of(const float* numbers, int count) {
+  double sum = 0;
+  for (int i = 0; i < count; i++) sum += numbers[i];
+  return sum / count;
+}
+
+extern "C" {
+
+// totals (threads, inputs + 1, padded inputs): d^T d and, below it, the sums of d, the distances of x from a shift.
+void input_moments(const BlockSizes* sizes, int threads, const float* x, const float* shift, double* totals) {
+  const BlockSizes s = *sizes;
+  const int columns = padded(s.inputs);
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer sums((size_t)(s.inputs + 1) * columns), block((size_t)BLOCK * columns);
+    float* sum = sums.data() + (size_t)s.inputs * columns;
+#pragma omp for schedule(static)
+    for (int clip = 0; clip < s.clips; clip++) {
+      for (int place = 0; place < s.places(); place += BLOCK) {
+        const int count = std::min(BLOCK, s.places() - place);
+        const float* from = x + ((size_t)clip * s.places() + place) * s.inputs;
+        for (int i = 0; i < count; i++) {
+          float* to = block.data() + (size_t)i * columns;
+          for (int c = 0; c < s.inputs; c++) sum[c] += (to[c] = from[(size_t)i * s.inputs + c] - shift[c]);
+        }
+        multiply(s.inputs, columns, count, {block.data(), 1, columns}, block.data(), sums.data(), true);
+        move_to_totals(sums.data(), sums.size(), totals + omp_get_thread_num() * sums.size());
+      }
+    }
+  }
+}
+
+// x -> depthwise (clips, out_height, out_width, hidden) and its moments (clips, 2, hidden). The first normalisation is
+// in the weight (inputs, hidden) and the bias of the expansion; depthwise_weight is (9, hidden).
+void expand_depthwise(const BlockSizes* sizes, int threads, const float* x, const float* weight, const float* bias,
+                      const float* depthwise_weight, float* depthwise, double* moments) {
+  const BlockSizes s = *sizes;
+#pragma omp parallel num_threads(threads)
+  {
+    Rows rows(s.width, s.hidden);
+#pragma omp for schedule(static)
+    for (int clip = 0; clip < s.clips; clip++) {
+      Moments clip_moments(s.hidden);
+      for (int out = 0, expanded = 0; out < s.out_height(); out++) {
+        const int centre = out * s.stride_height;
+        for (; expanded < std::min(centre + 2, s.height); expanded++) {
+          const size_t first = ((size_t)clip * s.height + expanded) * s.width;
+          expand_row(s, x + first * s.inputs, weight, bias, rows[expanded]);
+        }
+        const float* met[3] = {centre > 0 ? rows.with_border(centre - 1) : rows.zeros(), rows.with_border(centre),
+                               centre + 1 < s.height ? rows.with_border(centre + 1) : rows.zeros()};
+        float* to = depthwise + ((size_t)clip * s.out_height() + out) * s.out_width() * s.hidden;
+        depthwise_row(met, depthwise_weight, s.out_width(), s.stride_width, s.hidden, to);
+        clip_moments.add(to, s.out_width());
+      }
+      clip_moments.write(moments + (size_t)clip * 2 * s.hidden);
+    }
+  }
+}
+
+// depthwise -> projected (clips, out_height, out_width, outputs) and its moments (clips, 2, outputs). scale and bias
+// are the second normalisation's; weight (hidden, padded outputs).
+void project(const BlockSizes* sizes, int threads, const float* depthwise, const float* scale, const float* bias,
+             const float* weight, float* projected, double* moments) {
+  const BlockSizes s = *sizes;
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer hidden((size_t)BLOCK * s.hidden), wide;
+#pragma omp for schedule(static)
+    for (int clip = 0; clip < s.clips; clip++) {
+      Moments clip_moments(s.outputs);
+      for (int place = 0; place < s.out_places(); place += BLOCK) {
+        const int count = std::min(BLOCK, s.out_places() - place);
+        const size_t first = (size_t)clip * s.out_places() + place;
+        scale_and_relu(depthwise + first * s.hidden, scale, bias, count, s.hidden, hidden.data());
+        float* to = projected + first * s.outputs;
+        multiply_to_dense(count, s.outputs, s.hidden, {hidden.data(), s.hidden, 1}, weight, to, wide);
+        clip_moments.add(to, count);
+      }
+      clip_moments.write(moments + (size_t)clip * 2 * s.outputs);
+    }
+  }
+}
+
+// projected and the shortcut, which may be null -> y, all (clips, out_height, out_width, outputs), and the norm of
+// each channel, norms (clips, outputs). scale and bias are the third normalisation's, gain and offset the response's.
+void finish(const BlockSizes* sizes, int threads, const float* projected, const float* shortcut, const float* scale,
+            const float* bias, const float* gain_and_offset, float* y, float* norms) {
+  const BlockSizes s = *sizes;
+  const float gain = gain_and_offset[0], offset = gain_and_offset[1];
+  const int channels = s.outputs;
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer memory(2 * (size_t)channels);
+    float *energy = memory.data(), *factor = energy + channels;
+    std::vector<double> energies(channels);
+#pragma omp for schedule(static)
+    for (int clip = 0; clip < s.clips; clip++) {
+      std::fill(energies.begin(), energies.end(), 0.);
+      const size_t first = (size_t)clip * s.out_places() * channels, end = first + (size_t)s.out_places() * channels;
+      for (size_t i = first, next; i < end; i = next) {
+        for (next = std::min(end, i + (size_t)BLOCK * channels); i < next; i += channels)
+#pragma omp simd
+          for (int c = 0; c < channels; c++) {
+            float z = projected[i + c] * scale[c] + bias[c];
+            if (shortcut) z += shortcut[i + c];
+            y[i + c] = z;
+            energy[c] += z * z;
+          }
+        move_to_totals(energy, channels, energies.data());
+      }
+      float* norm = norms + (size_t)clip * channels;
+      for (int c = 0; c < channels; c++) norm[c] = std::sqrt(std::max((float)energies[c], FLT_MIN));
+      const float share = 1 / (mean_of(norm, channels) + s.epsilon);
+      for (int c = 0; c < channels; c++) factor[c] = 1 + gain * norm[c] * share;
+      for (size_t i = first; i < end; i += channels)
+#pragma omp simd
+        for (int c = 0; c < channels; c++) y[i + c] = std::max(y[i + c] * factor[c] + offset, 0.f);
+    }
+  }
+}
+
+// gradient of y -> dz, that of the third normalisation's result and of the shortcut. sums (clips, 2, outputs): of dz,
+// and of dz times the distance of projected from its mean, added to what is there. response (clips, 2): gradients of
+// gain and offset. Both are float64.
+void finish_backward(const BlockSizes* sizes, int threads, const float* gradient, const float* projected,
+                     const float* shortcut, const float* scale, const float* bias, const float* mean,
+                     const float* gain_and_offset, const float* norms, float* dz, double* sums, double* response) {
+  const BlockSizes s = *sizes;
+  const float gain = gain_and_offset[0], offset = gain_and_offset[1];
+  const int channels = s.outputs;
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer memory(4 * (size_t)channels);
+    float *factor = memory.data(), *through = factor + channels, *sums_of_block = through + channels;
+    std::vector<double> clip_sums(2 * channels);
+    double *along = clip_sums.data(), *plain = along + channels;
+#pragma omp for schedule(static)
+    for (int clip = 0; clip < s.clips; clip++) {
+      const float* norm = norms + (size_t)clip * channels;
+      const size_t first = (size_t)clip * s.out_places() * channels, end = first + (size_t)s.out_places() * channels;
+      const float share = 1 / (mean_of(norm, channels) + s.epsilon);
+      for (int c = 0; c < channels; c++) factor[c] = 1 + gain * norm[c] * share;
+      std::fill(clip_sums.begin(), clip_sums.end(), 0.);
+      for (size_t i = first, next; i < end; i = next) {
+        for (next = std::min(end, i + (size_t)BLOCK * channels); i < next; i += channels)
+#pragma omp simd
+          for (int c = 0; c < channels; c++) {
+            float z = projected[i + c] * scale[c] + bias[c];
+            if (shortcut) z += shortcut[i + c];
+            dz[i + c] = z;
+            const float g = z * factor[c] + offset > 0 ? gradient[i + c] : 0.f;
+            sums_of_block[c] += g * z;  // the gradient of the factor
+            sums_of_block[channels + c] += g;
+          }
+        move_to_totals(sums_of_block, 2 * channels, clip_sums.data());
+      }
+      double of_gain = 0, of_offset = 0;
+      for (int c = 0; c < channels; c++) {
+        of_gain += along[c] * norm[c] * share;
+        of_offset += plain[c];
+      }
+      response[(size_t)clip * 2] = of_gain;
+      response[(size_t)clip * 2 + 1] = of_offset;
+      const double of_mean = -gain * of_gain * share / channels;  // the gradient of each norm through their mean
+      for (int c = 0; c < channels; c++) {
+        const bool is_silent = norm[c] <= std::sqrt(FLT_MIN);  // its norm is a constant
+        through[c] = is_silent ? 0.f : (float)((gain * along[c] * share + of_mean) / norm[c]);
+      }
+      double* of_clip = sums + (size_t)clip * 2 * channels;
+      for (size_t i = first, next; i < end; i = next) {
+        for (next = std::min(end, i + (size_t)BLOCK * channels); i < next; i += channels)
+#pragma omp simd
+          for (int c = 0; c < channels; c++) {
+            const float z = dz[i + c];
+            const float g = z * factor[c] + offset > 0 ? gradient[i + c] : 0.f;
+            const float d = g * factor[c] + through[c] * z;
+            dz[i + c] = d;
+            sums_of_block[c] += d;
+            sums_of_block[channels + c] += d * (projected[i + c] - mean[c]);
+          }
+        move_to_totals(sums_of_block, 2 * channels, of_clip);
+      }
+    }
+  }
+}
+
+// totals (threads, outputs + 2, hidden): the gradient of the projection's weight, transposed; below it the sums of the
+// gradient g of the second normalisation's result, and of g times the distance of depthwise from its mean. weight is
+// (outputs, hidden).
+void project_backward(const BlockSizes* sizes, int threads, const float* dz, const float* projected,
+                      const float* coefficients, const float* depthwise, const float* scale, const float* bias,
+                      const float* mean, const float* weight, double* totals) {
+  const BlockSizes s = *sizes;
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer sums((size_t)(s.outputs + 2) * s.hidden), gradient((size_t)BLOCK * s.outputs);
+    Buffer hidden((size_t)BLOCK * s.hidden), g((size_t)BLOCK * s.hidden);
+    float *sum = sums.data() + (size_t)s.outputs * s.hidden, *product = sum + s.hidden;
+    double* totals_of_thread = totals + omp_get_thread_num() * sums.size();
+#pragma omp for schedule(static)
+    for (int clip = 0; clip < s.clips; clip++) {
+      for (int place = 0; place < s.out_places(); place += BLOCK) {
+        const int count = std::min(BLOCK, s.out_places() - place);
+        const size_t first = (size_t)clip * s.out_places() + place;
+        apply({dz, projected, coefficients}, first, count, s.outputs, gradient.data());
+        scale_and_relu(depthwise + first * s.hidden, scale, bias, count, s.hidden, hidden.data());
+        multiply(s.outputs, s.hidden, count, {gradient.data(), 1, s.outputs}, hidden.data(), sums.data(), true);
+        multiply(count, s.hidden, s.outputs, {gradient.data(), s.outputs, 1}, weight, g.data(), false);
+        for (int i = 0; i < count; i++) {
+          const float *h = hidden.data() + (size_t)i * s.hidden, *gradients = g.data() + (size_t)i * s.hidden;
+          const float* input = depthwise + (first + i) * s.hidden;
+#pragma omp simd
+          for (int c = 0; c < s.hidden; c++) {
+            const float passed = h[c] > 0 ? gradients[c] : 0.f;
+            sum[c] += passed;
+            product[c] += passed * (input[c] - mean[c]);
+          }
+        }
+        move_to_totals(sum, 2 * (size_t)s.hidden, totals_of_thread + (size_t)s.outputs * s.hidden);
+      }
+      move_to_totals(sums.data(), sums.size(), totals + omp_get_thread_num() * sums.size());
+    }
+  }
+}
+
+// dx (clips, height, width, inputs) = g expand_back, where g is the gradient of the first normalisation's result and
+// expand_back (hidden, padded inputs). totals (threads, inputs + 10, hidden): x^T g; the gradient of depthwise_weight;
+// the sums of g. coefficients and hidden_coefficients are those of the third and second normalisation's gradients.
+void expand_depthwise_backward(const BlockSizes* sizes, int threads, const float* x, const float* dz,
+                               const float* projected, const float* coefficients, const float* project_weight,
+                               const float* depthwise, const float* scale, const float* bias,
+                               const float* hidden_coefficients, const float* depthwise_weight, const float* weight,
+                               const float* expand_bias, const float* expand_back, float* dx, double* totals) {
+  const BlockSizes s = *sizes;
+  const int width = s.out_width(), height = s.out_height(), group = std::max(1, BLOCK / width);
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer sums((size_t)(s.inputs + 10) * s.hidden), gradient((size_t)group * width * s.outputs), wide;
+    Buffer g((size_t)group * width * s.hidden), strip((size_t)(BLOCK + s.width) * s.hidden);
+    Rows rows(s.width, s.hidden), gradients(s.width, s.hidden);
+    float *taps = sums.data() + (size_t)s.inputs * s.hidden, *sum = taps + 9 * s.hidden;
+#pragma omp for schedule(static)
+    for (int clip = 0; clip < s.clips; clip++) {
+      for (int out = 0, expanded = 0, finished = 0, held = 0; out < height; out++) {
+        const int centre = out * s.stride_height;
+        for (; expanded < std::min(centre + 2, s.height); expanded++) {
+          const size_t first = ((size_t)clip * s.height + expanded) * s.width;
+          expand_row(s, x + first * s.inputs, weight, expand_bias, rows[expanded]);
+          std::fill_n(gradients.with_border(expanded), gradients.size, 0.f);
+        }
+        if (out % group == 0) {  // gradients of the depthwise convolution's next rows
+          const int places = std::min(group, height - out) * width;
+          const size_t first = ((size_t)clip * height + out) * width;
+          apply({dz, projected, coefficients}, first, places, s.outputs, gradient.data());
+          multiply(places, s.hidden, s.outputs, {gradient.data(), s.outputs, 1}, project_weight, g.data(), false);
+          for (int i = 0; i < places; i++) {
+            float* passed = g.data() + (size_t)i * s.hidden;
+            const float* input = depthwise + (first + i) * s.hidden;
+            const float *factor = hidden_coefficients, *slope = factor + s.hidden, *shift = slope + s.hidden;
+#pragma omp simd
+            for (int c = 0; c < s.hidden; c++) {
+              const float masked = input[c] * scale[c] + bias[c] > 0 ? passed[c] : 0.f;
+              passed[c] = factor[c] * masked + slope[c] * input[c] + shift[c];
+            }
+          }
+        }
+        for (int dy = 0; dy < 3; dy++) {
+          const int row = centre + dy - 1;
+          if (row < 0 || row >= s.height) continue;
+          const auto row_backward = s.stride_width == 1 ? depthwise_row_backward<1> : depthwise_row_backward<2>;
+          row_backward(g.data() + (size_t)(out % group) * width * s.hidden, rows.with_border(row),
+                       depthwise_weight + 3 * dy * s.hidden, width, s.hidden, gradients.with_border(row),
+                       taps + 3 * dy * s.hidden);
+        }
+        const int complete = out + 1 == height ? s.height : centre + s.stride_height - 1;  // rows before this one
+        for (; finished < complete; finished++) {
+          const float *h = rows[finished], *from = gradients[finished];
+          float* to = strip.data() + (size_t)held * s.hidden;
+          for (int i = 0; i < s.width; i++, h += s.hidden, from += s.hidden, to += s.hidden)
+#pragma omp simd
+            for (int c = 0; c < s.hidden; c++) {
+              to[c] = h[c] > 0 ? from[c] : 0.f;
+              sum[c] += to[c];
+            }
+          held += s.width;
+          if (held < BLOCK && finished + 1 < s.height) continue;
+          const size_t first = ((size_t)clip * s.height + finished + 1) * s.width - held;
+          multiply(s.inputs, s.hidden, held, {x + first * s.inputs, 1, s.inputs}, strip.data(), sums.data(), true);
+          float* dense = dx + first * s.inputs;
+          multiply_to_dense(held, s.inputs, s.hidden, {strip.data(), s.hidden, 1}, expand_back, dense, wide);
+          held = 0;
+        }
+      }
+      move_to_totals(sums.data(), sums.size(), totals + omp_get_thread_num() * sums.size());
+    }
+  }
+}
+
+// dx += x matrix + offset; matrix (inputs, padded inputs).
+void add_product(const BlockSizes* sizes, int threads, const float* x, const float* matrix, const float* offset,
+                 float* dx) {
+  const BlockSizes s = *sizes;
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer block((size_t)BLOCK * padded(s.inputs));
+#pragma omp for schedule(static)
+    for (int clip = 0; clip < s.clips; clip++)
+      for (int place = 0; place < s.places(); place += BLOCK) {
+        const int count = std::min(BLOCK, s.places() - place), columns = padded(s.inputs);
+        const size_t first = ((size_t)clip * s.places() + place) * s.inputs;
+        multiply(count, columns, s.inputs, {x + first, s.inputs, 1}, matrix, block.data(), false);
+        for (int i = 0; i < count; i++)
+          for (int c = 0; c < s.inputs; c++)
+            dx[first + (size_t)i * s.inputs + c] += block[(size_t)i * columns + c] + offset[c];
+      }
+  }
+}
+}

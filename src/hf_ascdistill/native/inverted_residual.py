@@ -1,0 +1,165 @@
+"""CP-Mobile's inverted residual block as one operation with a gradient, in training on a CPU.
+
+What its first normalisation needs of the expanded map, the widest one, follows from the moments of its input
+([`Expansion`]), so that this map is only made row by row, and its gradient too.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from ..models.modeling_cp_mobile import RESPONSE_EPS, CpMobileBlock
+from .kernels import BlockSizes, call, channels_last, padded, padded_size, thread_totals
+from .normalization import BatchStatistics, Expansion, NormGradients
+
+TAPS = 9  # of the depthwise convolution
+
+
+@dataclass
+class State:
+    """What the gradient needs of the forward pass besides the maps; weights are float32 and padded."""
+
+    sizes: BlockSizes
+    expansion: Expansion
+    taps: torch.Tensor  # (9, hidden)
+    second: BatchStatistics
+    project: torch.Tensor  # (outputs, hidden)
+    third: BatchStatistics
+    response: torch.Tensor  # gain and offset
+    shapes: list[torch.Size]  # of the parameters
+
+
+def block_parameters(block: CpMobileBlock) -> list[torch.Tensor]:
+    """Lists the parameters of a block in the order in which [`InvertedResidual`] returns their gradients."""
+    layers = block.expand, block.depthwise, block.project
+    parameters = [tensor for layer in layers for tensor in (layer.conv.weight, layer.norm.weight, layer.norm.bias)]
+    return [*parameters, block.response_norm.weight, block.response_norm.bias]
+
+
+class InvertedResidual(torch.autograd.Function):
+    """[`CpMobileBlock`] in training mode.
+
+    `apply(block, x, shortcut, *block_parameters(block))` takes the input `(B, C, M, F)` and what the shortcut adds,
+    `(B, C', M', F')` or `None`, and gives `(B, C', M', F')`. It moves the running statistics of the block.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, block: CpMobileBlock, x: torch.Tensor, shortcut: torch.Tensor | None, *parameters: torch.Tensor
+    ) -> torch.Tensor:
+        sizes = _sizes(block, x)
+        x, shortcut = channels_last(x), None if shortcut is None else channels_last(shortcut)
+        expansion = _expansion(block, x, sizes)
+        taps = padded(block.depthwise.conv.weight.flatten(1).t(), sizes.hidden)
+        filtered, moments = _empty_map(block, x, sizes.hidden)
+        call("expand_depthwise", sizes, x, *expansion.folded(sizes.hidden), taps, filtered, moments)
+        second = BatchStatistics.of(block.depthwise.norm, filtered, moments)
+        project = padded(block.project.conv.weight.flatten(1), sizes.hidden)
+        projected, moments = _empty_map(block, x, sizes.outputs)
+        weight = padded(project.t(), padded_size(sizes.outputs))
+        call("project", sizes, filtered, *second.folded(sizes.hidden), weight, projected, moments)
+        third = BatchStatistics.of(block.project.norm, projected, moments)
+        response = torch.cat([block.response_norm.weight, block.response_norm.bias])
+        output, channel_norms = torch.empty_like(projected), x.new_empty(sizes.clips, sizes.outputs)
+        call("finish", sizes, projected, shortcut, *third.folded(sizes.outputs), response, output, channel_norms)
+        for norm in (expansion.norm, second, third):
+            norm.update_running()
+        ctx.save_for_backward(x, shortcut, filtered, projected, channel_norms)
+        shapes = [parameter.shape for parameter in parameters]
+        ctx.state = State(sizes, expansion, taps, second, project, third, response, shapes)
+        return output.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, shortcut, filtered, projected, channel_norms = ctx.saved_tensors
+        state, of_output = ctx.state, channels_last(gradient)
+        residual, third, response = _finish_backward(state, of_output, projected, shortcut, channel_norms)
+        of_projected = residual, projected, third.line.float()
+        project, second = _project_backward(state, of_projected, filtered)
+        of_x, expand, first, taps = _expand_backward(state, of_projected, filtered, second, x)
+        layers = (expand.t(), first), (taps.t(), second), (project, third)
+        gradients = [tensor for weight, norm in layers for tensor in (weight, norm.weight, norm.bias)]
+        gradients = [*gradients, *response.split(1)]
+        gradients = [own.reshape(shape).float() for own, shape in zip(gradients, state.shapes, strict=True)]
+        of_shortcut = None if shortcut is None else residual.permute(0, 3, 1, 2)
+        return None, of_x.permute(0, 3, 1, 2), of_shortcut, *gradients
+
+
+def _sizes(block: CpMobileBlock, x: torch.Tensor) -> BlockSizes:
+    clips, inputs, height, width = x.shape
+    hidden, outputs = padded_size(block.expand.conv.out_channels), block.project.conv.out_channels
+    return BlockSizes(clips, height, width, *block.depthwise.conv.stride, inputs, hidden, outputs, RESPONSE_EPS)
+
+
+def _expansion(block: CpMobileBlock, x: torch.Tensor, sizes: BlockSizes) -> Expansion:
+    totals, shift = thread_totals(sizes.inputs + 1, padded_size(sizes.inputs)), x[0].mean((0, 1))
+    call("input_moments", sizes, x, shift, totals)
+    totals = totals.sum(0)[:, : sizes.inputs]
+    return Expansion.of(block.expand, shift, products=totals[:-1], sums=totals[-1], places=x[..., 0].numel())
+
+
+def _empty_map(block: CpMobileBlock, x: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns room for a map that the depthwise convolution gives, and for the moments of its clips."""
+    clips, *lengths, _ = x.shape
+    places = [(length - 1) // stride + 1 for length, stride in zip(lengths, block.depthwise.conv.stride, strict=True)]
+    return x.new_empty(clips, *places, channels), x.new_empty(clips, 2, channels, dtype=torch.float64)
+
+
+def _finish_backward(
+    state: State,
+    gradient: torch.Tensor,
+    projected: torch.Tensor,
+    shortcut: torch.Tensor | None,
+    channel_norms: torch.Tensor,
+) -> tuple[torch.Tensor, NormGradients, torch.Tensor]:
+    """Returns the gradient of the last normalisation's result, those of its own, and the response's `(2,)`."""
+    sizes = state.sizes
+    residual = torch.empty_like(projected)
+    sums = torch.zeros(sizes.clips, 2, sizes.outputs, dtype=torch.float64)
+    response = torch.empty(sizes.clips, 2, dtype=torch.float64)
+    folded = *state.third.folded(sizes.outputs), state.third.mean.float(), state.response
+    maps = gradient, projected, shortcut
+    call("finish_backward", sizes, *maps, *folded, channel_norms, residual, sums, response)
+    return residual, state.third.gradients(*sums.sum(0)), response.sum(0)
+
+
+def _project_backward(
+    state: State, of_projected: tuple[torch.Tensor, ...], filtered: torch.Tensor
+) -> tuple[torch.Tensor, NormGradients]:
+    """Returns the gradients of the projection's weight, `(outputs, expanded)`, and of the second normalisation."""
+    sizes, second = state.sizes, state.second
+    totals = thread_totals(sizes.outputs + 2, sizes.hidden)
+    folded = *second.folded(sizes.hidden), padded(second.mean, sizes.hidden)
+    call("project_backward", sizes, *of_projected, filtered, *folded, state.project, totals)
+    totals = totals.sum(0)[:, : len(second.mean)]
+    return totals[:-2], second.gradients(totals[-2], totals[-1])
+
+
+def _expand_backward(
+    state: State,
+    of_projected: tuple[torch.Tensor, ...],
+    filtered: torch.Tensor,
+    second: NormGradients,
+    x: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, NormGradients, torch.Tensor]:
+    """Returns the gradients of x, of the expansion's weight, of the first normalisation, and of the taps."""
+    sizes, expansion, inputs = state.sizes, state.expansion, state.sizes.inputs
+    weight, bias = expansion.folded(sizes.hidden)
+    folded = *state.second.folded(sizes.hidden), padded(second.line, sizes.hidden)
+    back = padded(weight.t(), padded_size(inputs))
+    of_x, totals = torch.empty_like(x), thread_totals(inputs + TAPS + 1, sizes.hidden)
+    layers = state.project, filtered, *folded, state.taps, weight, bias, back
+    call("expand_depthwise_backward", sizes, x, *of_projected, *layers, of_x, totals)
+    totals = totals.sum(0)[:, : expansion.weight.shape[1]]
+    product, taps, total = totals[:inputs], totals[inputs:-1], totals[-1]
+    expand, first = expansion.gradients(product, total)
+    _, slope, offset = first.line
+    through = padded((expansion.weight * slope) @ expansion.weight.t(), padded_size(inputs))
+    call("add_product", sizes, x, through, (expansion.weight @ offset).float(), of_x)
+    return of_x, expand, first, taps
+
+
+__all__ = ["InvertedResidual", "block_parameters"]

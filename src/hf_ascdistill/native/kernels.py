@@ -1,0 +1,151 @@
+"""Compiles the C++ kernels, once for each kind of processor, and calls them."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent
+SOURCES = ("inverted_residual.cpp", "stem.cpp")
+HEADERS = ("maps.h", "matrices.h")
+COMPILER = "g++"  # its OpenMP is the one that torch is built with, so that both share their threads
+FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
+# by what torch finds the processor capable of; the files in the cache may be read by other processors
+PROCESSOR_FLAGS = {
+    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
+    "AVX2": ("-mavx2", "-mfma"),
+}
+PADDING = 16  # padded channels are a multiple of this, as in matrices.h
+# how many tensors each kernel takes, after its sizes and the number of threads
+TENSORS = {
+    "input_moments": 3,
+    "expand_depthwise": 6,
+    "project": 6,
+    "finish": 7,
+    "finish_backward": 11,
+    "project_backward": 9,
+    "expand_depthwise_backward": 15,
+    "add_product": 4,
+    "patch_moments": 2,
+    "convolve_twice": 5,
+    "finish_stem": 4,
+    "finish_stem_backward": 6,
+    "convolve_twice_backward": 9,
+}
+
+
+class BlockSizes(ctypes.Structure):
+    """Sizes of an inverted residual block; `hidden` is padded."""
+
+    _fields_ = [
+        *((name, ctypes.c_int) for name in ("clips", "height", "width", "stride_height", "stride_width")),
+        *((name, ctypes.c_int) for name in ("inputs", "hidden", "outputs")),
+        ("epsilon", ctypes.c_float),
+    ]
+
+
+class StemSizes(ctypes.Structure):
+    """Sizes of the stem."""
+
+    _fields_ = [(name, ctypes.c_int) for name in ("clips", "height", "width", "middle", "outputs")]
+
+
+def cache_folder() -> Path:
+    """Returns the folder that compiled kernels lie in: `hf_ascdistill` in `XDG_CACHE_HOME`, else in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hf_ascdistill"
+
+
+@functools.cache
+def load_kernels() -> ctypes.CDLL:
+    """Loads the kernels, and compiles them where no file of the cache fits; that takes some seconds.
+
+    Raises:
+        ImportError: there is no GCC, it could not compile them, or the cache cannot be written.
+    """
+    compiler = shutil.which(COMPILER)
+    if compiler is None:
+        raise ImportError(f"there is no {COMPILER}; install GCC (Debian and Ubuntu: `apt install g++`)")
+    flags = [*FLAGS, *PROCESSOR_FLAGS.get(torch.backends.cpu.get_cpu_capability(), ())]
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    contents = [(FOLDER / name).read_text() for name in (*HEADERS, *SOURCES)]
+    key = hashlib.sha256("\0".join([*contents, *flags, version, os.uname().machine]).encode()).hexdigest()
+    library = cache_folder() / f"kernels-{key[:16]}.so"
+    try:
+        if not library.is_file():
+            _compile([compiler, *flags], library)
+        kernels = ctypes.CDLL(str(library))
+    except OSError as error:
+        raise ImportError(f"{library} could not be written or loaded: {error}") from error
+    for name, count in TENSORS.items():
+        kernel = getattr(kernels, name)
+        kernel.argtypes = [ctypes.c_void_p, ctypes.c_int] + [ctypes.c_void_p] * count
+        kernel.restype = None
+    return kernels
+
+
+def _compile(command: list[str], library: Path) -> None:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:  # other processes may compile the same
+        compiled = Path(folder) / library.name
+        sources = [str(FOLDER / name) for name in SOURCES]
+        done = subprocess.run([*command, *sources, "-o", str(compiled)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ImportError(f"{COMPILER} could not compile the kernels: {done.stderr.strip()[-500:]}")
+        os.replace(compiled, library)
+
+
+def call(kernel: str, sizes: ctypes.Structure, *tensors: torch.Tensor | None) -> None:
+    """Runs a kernel in torch's number of threads.
+
+    Args:
+        kernel (`str`): its name.
+        sizes (`BlockSizes | StemSizes`): what it works on.
+        tensors (`torch.Tensor | None`): on the CPU, contiguous; sums over places are float64, all others float32.
+    """
+    assert all(tensor is None or tensor.is_contiguous() for tensor in tensors), kernel
+    addresses = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+    getattr(load_kernels(), kernel)(ctypes.addressof(sizes), torch.get_num_threads(), *addresses)
+
+
+def padded_size(channels: int) -> int:
+    """Returns the number of channels with those of the padding."""
+    return channels + -channels % PADDING
+
+
+def padded(matrix: torch.Tensor, columns: int) -> torch.Tensor:
+    """Returns a matrix in float32, contiguous, with columns of zeros behind its own.
+
+    Args:
+        matrix (`torch.Tensor`): numbers, `(..., n)`.
+        columns (`int`): how many columns the result has.
+    """
+    return torch.nn.functional.pad(matrix.float(), (0, columns - matrix.shape[-1])).contiguous()
+
+
+def channels_last(maps: torch.Tensor) -> torch.Tensor:
+    """Returns maps `(B, C, M, F)` as contiguous `(B, M, F, C)`; nothing is copied in channels_last memory format."""
+    return maps.permute(0, 2, 3, 1).contiguous()
+
+
+def thread_totals(*shape: int) -> torch.Tensor:
+    """Returns zeros for sums, float64, `shape` for each thread."""
+    return torch.zeros(torch.get_num_threads(), *shape, dtype=torch.float64)
+
+
+__all__ = [
+    "BlockSizes",
+    "StemSizes",
+    "cache_folder",
+    "call",
+    "channels_last",
+    "load_kernels",
+    "padded",
+    "padded_size",
+    "thread_totals",
+]

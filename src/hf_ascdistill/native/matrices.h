@@ -1,0 +1,111 @@
+// Products of small row-major float32 matrices on one thread, in the widest vectors of the machine.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <new>
+#include <vector>
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, TILE_ROWS = 8;
+#elif defined(__AVX__)
+constexpr int LANES = 8, TILE_ROWS = 4;
+#else
+constexpr int LANES = 4, TILE_ROWS = 8;
+#endif
+constexpr int TILE_VECTORS = 3;  // TILE_ROWS x TILE_VECTORS sums and one row of vectors fit in the registers
+constexpr int PADDING = 16;      // padded matrices have a multiple of this many columns, on every machine
+
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+inline Vector load(const float* at) { return *reinterpret_cast<const Vector*>(at); }
+inline void store(float* at, Vector vector) { *reinterpret_cast<Vector*>(at) = vector; }
+inline int padded(int columns) { return (columns + PADDING - 1) / PADDING * PADDING; }
+
+// Memory that begins where a cache line does: a vector that straddles two lines takes twice as long.
+template <class T>
+struct CacheAligned {
+  typedef T value_type;
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64))); }
+  void deallocate(T* at, size_t) { ::operator delete(at, std::align_val_t(64)); }
+  bool operator==(const CacheAligned&) const { return true; }
+  bool operator!=(const CacheAligned&) const { return false; }
+};
+typedef std::vector<float, CacheAligned<float>> Buffer;
+
+// A matrix by the steps from row to row and from column to column, so that a transposed one needs no copy.
+struct Strided {
+  const float* at;
+  ptrdiff_t row, column;
+};
+
+template <int ROWS, int VECTORS>
+inline void multiply_tile(Strided a, const float* b, int b_row, float* c, int c_row, int depth, bool add) {
+  Vector sums[ROWS][VECTORS];
+#pragma GCC unroll 8
+  for (int m = 0; m < ROWS; m++)
+#pragma GCC unroll 3
+    for (int n = 0; n < VECTORS; n++) sums[m][n] = add ? load(c + (ptrdiff_t)m * c_row + n * LANES) : Vector{};
+  for (int k = 0; k < depth; k++) {
+    Vector right[VECTORS];
+#pragma GCC unroll 3
+    for (int n = 0; n < VECTORS; n++) right[n] = load(b + (ptrdiff_t)k * b_row + n * LANES);
+#pragma GCC unroll 8
+    for (int m = 0; m < ROWS; m++) {
+      const float left = a.at[m * a.row + k * a.column];
+#pragma GCC unroll 3
+      for (int n = 0; n < VECTORS; n++) sums[m][n] += left * right[n];
+    }
+  }
+#pragma GCC unroll 8
+  for (int m = 0; m < ROWS; m++)
+#pragma GCC unroll 3
+    for (int n = 0; n < VECTORS; n++) store(c + (ptrdiff_t)m * c_row + n * LANES, sums[m][n]);
+}
+
+template <int VECTORS>
+inline void multiply_panel(int rows, Strided a, const float* b, int b_row, float* c, int c_row, int depth, bool add) {
+  const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+  for (int tile = 0, m = 0; tile < tiles; tile++) {
+    const int height = (rows - m + tiles - tile - 1) / (tiles - tile);  // of like heights: 17 rows are 6, 6 and 5
+    const Strided part{a.at + m * a.row, a.row, a.column};
+    float* out = c + (ptrdiff_t)m * c_row;
+    switch (height) {
+      case 1: multiply_tile<1, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
+      case 2: multiply_tile<2, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
+      case 3: multiply_tile<3, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
+      case 4: multiply_tile<4, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
+      case 5: multiply_tile<5, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
+      case 6: multiply_tile<6, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
+      case 7: multiply_tile<7, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
+      default: multiply_tile<8, VECTORS>(part, b, b_row, out, c_row, depth, add);
+    }
+    m += height;
+  }
+}
+
+// c (rows, columns) = a (rows, depth) b (depth, columns), or c += a b. `columns`, a multiple of PADDING, is also the
+// step from row to row of b and c.
+inline void multiply(int rows, int columns, int depth, Strided a, const float* b, float* c, bool add) {
+  for (int n = 0; n < columns;) {
+    const int left = (columns - n) / LANES;
+    const int width = left == 4 ? 2 : std::min(left, TILE_VECTORS);
+    if (width == 3) multiply_panel<3>(rows, a, b + n, columns, c + n, columns, depth, add);
+    else if (width == 2) multiply_panel<2>(rows, a, b + n, columns, c + n, columns, depth, add);
+    else multiply_panel<1>(rows, a, b + n, columns, c + n, columns, depth, add);
+    n += width * LANES;
+  }
+}
+
+// Leaves out the columns of padding.
+inline void copy_columns(const float* wide, int wide_columns, int rows, int columns, float* out) {
+  for (int row = 0; row < rows; row++, wide += wide_columns, out += columns) std::copy_n(wide, columns, out);
+}
+
+// The same where `out` has the true number of columns; `wide` is room for the product with padded ones.
+inline void multiply_to_dense(int rows, int columns, int depth, Strided a, const float* b, float* out, Buffer& wide) {
+  if (columns == padded(columns)) return multiply(rows, columns, depth, a, b, out, false);
+  wide.resize((size_t)rows * padded(columns));
+  multiply(rows, padded(columns), depth, a, b, wide.data(), false);
+  copy_columns(wide.data(), padded(columns), rows, columns, out);
+}

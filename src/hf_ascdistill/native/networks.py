@@ -1,0 +1,90 @@
+"""Switches the native kernels of a CP-Mobile on."""
+
+import torch
+from torch import nn
+
+from ..models.modeling_cp_mobile import CpMobileBlock, CpMobileConvNorm, CpMobileStem
+from .inverted_residual import InvertedResidual, block_parameters
+from .kernels import load_kernels
+from .stem import Stem, stem_parameters
+
+
+class NativeBlock(CpMobileBlock):
+    """[`CpMobileBlock`] that trains in native kernels where they can do its work, and is as before elsewhere."""
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if not is_native(self, hidden_states, (self.expand, self.depthwise, self.project)):
+            return super().forward(hidden_states)
+        shortcut = self.pool(hidden_states) if self.has_shortcut else None
+        return InvertedResidual.apply(self, hidden_states, shortcut, *block_parameters(self))
+
+
+class NativeStem(CpMobileStem):
+    """[`CpMobileStem`], likewise; log-mels that want a gradient take the usual way."""
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        if input_values.requires_grad or not is_native(self, input_values, (self.first, self.second)):
+            return super().forward(input_values)
+        return Stem.apply(self, input_values, *stem_parameters(self))
+
+
+def is_native(module: nn.Module, inputs: torch.Tensor, layers: tuple[CpMobileConvNorm, ...]) -> bool:
+    """Returns whether the kernels can do a module's work: a step of training in float32 on the CPU, without hooks.
+
+    Args:
+        module (`nn.Module`): a block or a stem.
+        inputs (`torch.Tensor`): what it is called with.
+        layers (`tuple[CpMobileConvNorm, ...]`): its convolutions with their normalisations.
+    """
+    if not module.training or inputs.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    if torch.compiler.is_compiling() or inputs.dtype != torch.float32 or len(inputs) < 2:
+        return False
+    return all(map(_is_plain, layers)) and not any(map(_has_hooks, module.modules()))
+
+
+def _is_plain(layer: CpMobileConvNorm) -> bool:
+    """Returns whether a layer is as the model made it: quantisation, folding and frozen statistics change it."""
+    conv, norm = layer.conv, layer.norm
+    is_usual = type(conv) is nn.Conv2d and conv.bias is None and conv.weight.dtype == torch.float32
+    return (
+        is_usual
+        and type(norm) is nn.BatchNorm2d
+        and norm.training
+        and norm.affine
+        and norm.track_running_stats
+        and norm.momentum is not None
+    )
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def use_native_kernels(model: nn.Module) -> nn.Module:
+    """Makes the CP-Mobiles in a model train in native kernels, in place: on a CPU about twice as fast.
+
+    The same mathematics with other rounding, more exact than torch's in channels_last. Evaluation, other devices and
+    types, quantised or folded layers and all other networks stay as they are, and so do parameters and state dict.
+
+    Args:
+        model (`nn.Module`): any network.
+
+    Returns:
+        `nn.Module`: the same.
+
+    Raises:
+        ImportError: there is no GCC, it could not compile the kernels, or the cache cannot be written.
+    """
+    natives = {CpMobileBlock: NativeBlock, CpMobileStem: NativeStem}
+    modules = [module for module in model.modules() if type(module) in natives]
+    if modules:
+        load_kernels()
+    for module in modules:
+        module.__class__ = natives[type(module)]
+    return model
+
+
+__all__ = ["NativeBlock", "NativeStem", "is_native", "use_native_kernels"]

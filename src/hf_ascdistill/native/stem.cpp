@@ -1,0 +1,194 @@
+// Training of CP-Mobile's stem on a CPU: what stem.py calls.
+//
+// The stem is two 3x3 convolutions of stride 2 and padding 1, each with a normalisation and a ReLU. What the first one
+// gives never lies in memory: its rows are made where the second needs them, and again in the backward pass. Each clip
+// is the work of one thread; `totals` has a block for each thread.
+#include "maps.h"
+
+#include <omp.h>
+
+constexpr int TAPS = 9, PATCH = PADDING;  // columns of a patch: its taps, a one and zeros
+
+struct StemSizes {
+  int clips, height, width, middle, outputs;
+  int middle_height() const { return (height - 1) / 2 + 1; }
+  int middle_width() const { return (width - 1) / 2 + 1; }
+  int out_height() const { return (middle_height() - 1) / 2 + 1; }
+  int out_width() const { return (middle_width() - 1) / 2 + 1; }
+};
+
+// What the first convolution meets in one row of its output: patches (middle_width, PATCH).
+static void fill_patches(const StemSizes& s, const float* clip, int row, float* patches) {
+  for (int dy = 0; dy < 3; dy++) {
+    const int y = 2 * row + dy - 1;
+    const float* from = clip + (ptrdiff_t)y * s.width - 1;
+    for (int place = 0; place < s.middle_width(); place++) {
+      const int x = 2 * place;  // in a row with a zero at both ends
+      float* to = patches + (size_t)place * PATCH + 3 * dy;
+      const bool has_row = y >= 0 && y < s.height;
+      to[0] = has_row && x > 0 ? from[x] : 0.f;
+      to[1] = has_row ? from[x + 1] : 0.f;
+      to[2] = has_row && x + 1 < s.width ? from[x + 2] : 0.f;
+    }
+  }
+  for (int place = 0; place < s.middle_width(); place++) patches[(size_t)place * PATCH + TAPS] = 1.f;
+}
+
+// The first convolution's row after normalisation, which is in the weight (TAPS + 1, padded middle), and ReLU.
+static void middle_row(const StemSizes& s, const float* patches, const float* weight, float* row, Buffer& wide) {
+  multiply_to_dense(s.middle_width(), s.middle, TAPS + 1, {patches, PATCH, 1}, weight, row, wide);
+  for (int i = 0; i < s.middle_width() * s.middle; i++) row[i] = std::max(row[i], 0.f);
+}
+
+extern "C" {
+
+// totals (threads, TAPS, PATCH): patches^T patches; column TAPS holds the sums of the patches.
+void patch_moments(const StemSizes* sizes, int threads, const float* x, double* totals) {
+  const StemSizes s = *sizes;
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer sums(TAPS * PATCH), patches((size_t)s.middle_width() * PATCH);
+#pragma omp for schedule(static)
+    for (int clip = 0; clip < s.clips; clip++) {
+      for (int row = 0; row < s.middle_height(); row++) {
+        fill_patches(s, x + (size_t)clip * s.height * s.width, row, patches.data());
+        multiply(TAPS, PATCH, s.middle_width(), {patches.data(), 1, PATCH}, patches.data(), sums.data(), true);
+        move_to_totals(sums.data(), sums.size(), totals + omp_get_thread_num() * sums.size());
+      }
+    }
+  }
+}
+
+// x (clips, height, width) -> second (clips, out_height, out_width, outputs), what the second convolution gives, and
+// its moments (clips, 2, outputs). weight (TAPS + 1, padded middle); second_weight (3, 3 middle, padded outputs).
+void convolve_twice(const StemSizes* sizes, int threads, const float* x, const float* weight,
+                    const float* second_weight, float* second, double* moments) {
+  const StemSizes s = *sizes;
+  const int columns = padded(s.outputs), depth = 3 * s.middle;
+#pragma omp parallel num_threads(threads)
+  {
+    Rows rows(s.middle_width(), s.middle);
+    Buffer patches((size_t)s.middle_width() * PATCH), wide, sums((size_t)s.out_width() * columns);
+#pragma omp for schedule(static)
+    for (int clip = 0; clip < s.clips; clip++) {
+      Moments clip_moments(s.outputs);
+      for (int out = 0, made = 0; out < s.out_height(); out++) {
+        for (; made < std::min(2 * out + 2, s.middle_height()); made++) {
+          fill_patches(s, x + (size_t)clip * s.height * s.width, made, patches.data());
+          middle_row(s, patches.data(), weight, rows[made], wide);
+        }
+        std::fill(sums.begin(), sums.end(), 0.f);
+        for (int dy = 0; dy < 3; dy++) {
+          const int row = 2 * out + dy - 1;
+          if (row < 0 || row >= s.middle_height()) continue;
+          const float* taps = second_weight + (size_t)dy * depth * columns;
+          multiply(s.out_width(), columns, depth, {rows.with_border(row), 2 * s.middle, 1}, taps, sums.data(), true);
+        }
+        float* to = second + ((size_t)clip * s.out_height() + out) * s.out_width() * s.outputs;
+        copy_columns(sums.data(), columns, s.out_width(), s.outputs, to);
+        clip_moments.add(to, s.out_width());
+      }
+      clip_moments.write(moments + (size_t)clip * 2 * s.outputs);
+    }
+  }
+}
+
+// second -> y, the second normalisation and ReLU.
+void finish_stem(const StemSizes* sizes, int threads, const float* second, const float* scale, const float* bias,
+                 float* y) {
+  const StemSizes s = *sizes;
+  const int places = s.out_height() * s.out_width();
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int clip = 0; clip < s.clips; clip++) {
+    const size_t first = (size_t)clip * places * s.outputs;
+    scale_and_relu(second + first, scale, bias, places, s.outputs, y + first);
+  }
+}
+
+// sums (clips, 2, outputs): of the gradient g of the second normalisation's result, and of g times the distance of
+// second from its mean, added to what is there.
+void finish_stem_backward(const StemSizes* sizes, int threads, const float* gradient, const float* second,
+                          const float* scale, const float* bias, const float* mean, double* sums) {
+  const StemSizes s = *sizes;
+  const int channels = s.outputs;
+  const size_t of_clip = (size_t)s.out_height() * s.out_width() * channels;
+#pragma omp parallel num_threads(threads)
+  {
+    Buffer memory(2 * (size_t)channels);
+    float *sum = memory.data(), *product = sum + channels;
+#pragma omp for schedule(static)
+    for (int clip = 0; clip < s.clips; clip++)
+      for (size_t i = clip * of_clip, end = i + of_clip, next; i < end; i = next) {
+        for (next = std::min(end, i + (size_t)BLOCK * channels); i < next; i += channels)
+#pragma omp simd
+          for (int c = 0; c < channels; c++) {
+            const float g = second[i + c] * scale[c] + bias[c] > 0 ? gradient[i + c] : 0.f;
+            sum[c] += g;
+            product[c] += g * (second[i + c] - mean[c]);
+          }
+        move_to_totals(sum, 2 * (size_t)channels, sums + (size_t)clip * 2 * channels);
+      }
+  }
+}
+
+// totals (threads, 9 middle padded outputs + (TAPS + 1) padded middle): the gradient of second_weight; patches^T g,
+// where g is the gradient of the first normalisation's result, whose last row holds the sums of g. coefficients are
+// those of the second normalisation's gradient; second_back (3, outputs, padded 3 middle) is second_weight transposed.
+void convolve_twice_backward(const StemSizes* sizes, int threads, const float* x, const float* weight,
+                             const float* gradient, const float* second, const float* scale, const float* bias,
+                             const float* coefficients, const float* second_back, double* totals) {
+  const StemSizes s = *sizes;
+  const int columns = padded(s.outputs), wide_middle = padded(s.middle);
+  const int depth = 3 * s.middle, wide_depth = padded(depth);  // what a row of three taps meets
+  const float *factor = coefficients, *slope = factor + s.outputs, *shift = slope + s.outputs;
+#pragma omp parallel num_threads(threads)
+  {
+    Rows rows(s.middle_width(), s.middle), gradients(s.middle_width(), s.middle), patches(s.middle_width(), PATCH);
+    Buffer wide, d((size_t)s.out_width() * columns);
+    Buffer met((size_t)s.out_width() * wide_depth), g((size_t)s.middle_width() * wide_middle);
+    Buffer sums((size_t)3 * depth * columns + (TAPS + 1) * wide_middle);
+    float* first_sums = sums.data() + (size_t)3 * depth * columns;
+#pragma omp for schedule(static)
+    for (int clip = 0; clip < s.clips; clip++) {
+      const float* clip_x = x + (size_t)clip * s.height * s.width;
+      for (int out = 0, made = 0, finished = 0; out < s.out_height(); out++) {
+        for (; made < std::min(2 * out + 2, s.middle_height()); made++) {
+          fill_patches(s, clip_x, made, patches[made]);
+          middle_row(s, patches[made], weight, rows[made], wide);
+          std::fill_n(gradients.with_border(made), gradients.size, 0.f);
+        }
+        for (int place = 0; place < s.out_width(); place++) {
+          const size_t at = (((size_t)clip * s.out_height() + out) * s.out_width() + place) * s.outputs;
+#pragma omp simd
+          for (int c = 0; c < s.outputs; c++) {
+            const float masked = second[at + c] * scale[c] + bias[c] > 0 ? gradient[at + c] : 0.f;
+            d[(size_t)place * columns + c] = factor[c] * masked + slope[c] * second[at + c] + shift[c];
+          }
+        }
+        for (int dy = 0; dy < 3; dy++) {
+          const int row = 2 * out + dy - 1;
+          if (row < 0 || row >= s.middle_height()) continue;
+          const Strided taps_first{rows.with_border(row), 1, 2 * s.middle};
+          float* of_row = sums.data() + (size_t)dy * depth * columns;
+          multiply(depth, columns, s.out_width(), taps_first, d.data(), of_row, true);
+          const float* back = second_back + (size_t)dy * s.outputs * wide_depth;
+          multiply(s.out_width(), wide_depth, s.outputs, {d.data(), columns, 1}, back, met.data(), false);
+          for (int place = 0; place < s.out_width(); place++) {
+            float* to = gradients.with_border(row) + (size_t)place * 2 * s.middle;
+            for (int i = 0; i < depth; i++) to[i] += met[(size_t)place * wide_depth + i];
+          }
+        }
+        const int complete = out + 1 == s.out_height() ? s.middle_height() : 2 * out + 1;  // rows before this one
+        for (; finished < complete; finished++) {
+          const float *h = rows[finished], *from = gradients[finished];
+          for (int place = 0; place < s.middle_width(); place++, h += s.middle, from += s.middle)
+            for (int c = 0; c < s.middle; c++) g[(size_t)place * wide_middle + c] = h[c] > 0 ? from[c] : 0.f;
+          const Strided taps_first{patches[finished], 1, PATCH};
+          multiply(TAPS + 1, wide_middle, s.middle_width(), taps_first, g.data(), first_sums, true);
+        }
+      }
+      move_to_totals(sums.data(), sums.size(), totals + omp_get_thread_num() * sums.size());
+    }
+  }
+}
+}

@@ -1,0 +1,69 @@
+"""Compiling the kernels: once, whole, and with an error that says what is missing."""
+
+import os
+
+import pytest
+from native_modules import needs_gcc
+
+from hf_ascdistill.native import kernels
+
+
+@pytest.fixture
+def empty_cache(monkeypatch, tmp_path):
+    """No kernels are loaded, and the cache is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load = kernels.load_kernels.__wrapped__
+    return tmp_path / "hf_ascdistill", load
+
+
+@needs_gcc
+def test_the_second_load_compiles_nothing(empty_cache, monkeypatch):
+    folder, load = empty_cache
+    load()
+    [library] = folder.iterdir()
+    written = library.stat().st_mtime_ns
+    load()
+    assert [path.stat().st_mtime_ns for path in folder.iterdir()] == [written]
+
+
+@needs_gcc
+def test_another_processor_gets_a_file_of_its_own(empty_cache, monkeypatch):
+    folder, load = empty_cache
+    load()
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "DEFAULT")
+    load()
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_without_gcc_the_error_says_how_to_get_it(empty_cache, monkeypatch):
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
+    with pytest.raises(ImportError, match=r"no g\+\+; install GCC"):
+        empty_cache[1]()
+
+
+@needs_gcc
+def test_what_does_not_compile_leaves_nothing(empty_cache, monkeypatch):
+    folder, load = empty_cache
+    monkeypatch.setattr(kernels, "FLAGS", (*kernels.FLAGS, "-std=c++98"))
+    with pytest.raises(ImportError, match="could not compile"):
+        load()
+    assert not list(folder.iterdir())
+
+
+@needs_gcc
+def test_a_cache_that_cannot_be_written_is_named(empty_cache, monkeypatch):
+    folder, load = empty_cache
+    folder.write_text("")
+    with pytest.raises(ImportError, match="hf_ascdistill.*could not be written"):
+        load()
+
+
+@needs_gcc
+def test_a_damaged_file_is_named(empty_cache, monkeypatch):
+    def damage(command, library):
+        library.parent.mkdir()
+        library.write_bytes(os.urandom(64))
+
+    monkeypatch.setattr(kernels, "_compile", damage)
+    with pytest.raises(ImportError, match="could not be written or loaded"):
+        empty_cache[1]()

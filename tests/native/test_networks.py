@@ -1,0 +1,167 @@
+"""A CP-Mobile that trains in native kernels against the reference outputs, and when it does not."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from native_modules import needs_gcc
+from torch import nn
+from torch.nn import functional
+
+from hf_ascdistill import (
+    CpMobileConfig,
+    CpMobileForAudioClassification,
+    CpResNetConfig,
+    CpResNetForAudioClassification,
+    fuse,
+)
+from hf_ascdistill.conversion.cp_checkpoints import ARCHITECTURES
+from hf_ascdistill.native import kernels, use_native_kernels
+from hf_ascdistill.native.networks import NativeBlock, NativeStem
+
+pytestmark = needs_gcc
+SMALL = {"base_channels": 8, "channels_multiplier": 1.5}
+
+
+def small_model() -> CpMobileForAudioClassification:
+    torch.manual_seed(0)
+    return use_native_kernels(CpMobileForAudioClassification(CpMobileConfig(**SMALL))).train()
+
+
+def reference_model(weights) -> tuple[CpMobileForAudioClassification, dict[str, str]]:
+    """The student's network with weights under `weights(authors' name)`, native, and the authors' names."""
+    model = CpMobileForAudioClassification(CpMobileConfig())
+    names = {name: ARCHITECTURES[0].tensor_name(name) for name in model.state_dict()}
+    model.load_state_dict({ours: torch.as_tensor(weights(theirs)) for ours, theirs in names.items()})
+    return use_native_kernels(model).train(), names
+
+
+def is_native_step(model: nn.Module, inputs: torch.Tensor) -> bool:
+    """Whether any kernel is called in a forward pass."""
+    called = []
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("inverted_residual", "stem"):
+            patch.setattr(f"hf_ascdistill.native.{module}.call", lambda name, *_: called.append(name) or _refuse())
+        try:
+            model(inputs)
+        except InterruptedError:
+            return True
+    assert not called
+    return False
+
+
+def _refuse() -> None:
+    raise InterruptedError
+
+
+def test_a_training_step_gives_the_reference_logits_gradients_and_statistics(golden):
+    arrays = golden("cpm32_random")
+    model, names = reference_model(lambda name: arrays[f"sd/{name}"])
+    output = model(torch.from_numpy(arrays["x"])[:, 0], labels=torch.from_numpy(arrays["label"]))
+    output.loss.backward()
+    np.testing.assert_allclose(output.logits.detach(), arrays["out_train"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(output.loss.item(), arrays["loss_train"], rtol=0, atol=1e-6)
+    for name, parameter in model.named_parameters():
+        expected = torch.from_numpy(arrays[f"grad/{names[name]}"])
+        if "response_norm" in name:  # a sum with heavy cancellation
+            torch.testing.assert_close(parameter.grad, expected, rtol=0, atol=2e-3, msg=name)
+        else:  # one ReLU of the millions that opens at another rounding moves a gradient by half a percent
+            assert (parameter.grad - expected).norm() <= 2e-2 * expected.norm(), name
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            expected = torch.from_numpy(arrays[f"after/{names[name]}"])
+            torch.testing.assert_close(buffer, expected, rtol=0, atol=1e-6, msg=name)
+        else:
+            assert buffer == torch.from_numpy(arrays[f"sd/{names[name]}"]) + 1
+
+
+def test_three_adam_steps_give_the_reference_losses(golden, shared):
+    arrays, clips = golden("cpm_ckpt_3steps"), golden("clips8")
+    content = torch.load(shared / "checkpoints" / "cpm_student_dcase23.ckpt", map_location="cpu", weights_only=True)
+    model, _ = reference_model(lambda name: content["state_dict"][f"model.{name}"])
+    optimizer = torch.optim.Adam(model.parameters(), lr=9e-4, weight_decay=1e-4)
+    inputs, labels, teacher = (
+        torch.from_numpy(array) for array in (clips["mel_cpm"], arrays["label"], arrays["teacher"])
+    )
+    for step in range(3):
+        logits = model(inputs).logits
+        log_student, log_teacher = (functional.log_softmax(values / 2, dim=1) for values in (logits, teacher))
+        divergence = (log_teacher.exp() * (log_teacher - log_student)).mean()  # over batch and classes
+        loss = 0.02 * functional.cross_entropy(logits, labels) + 0.98 * 4 * divergence
+        np.testing.assert_allclose(loss.item(), arrays[f"loss{step}"], rtol=0, atol=1e-5)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def test_evaluation_tensors_and_files_are_those_of_the_model(tmp_path):
+    model = CpMobileForAudioClassification(CpMobileConfig(**SMALL)).eval()
+    native = use_native_kernels(copy.deepcopy(model))
+    inputs = torch.randn(2, 32, 20)
+    assert torch.equal(native(inputs).logits, model(inputs).logits)
+    assert list(native.state_dict()) == list(model.state_dict())
+    for network in (model, native):
+        network.save_pretrained(tmp_path / str(network is native))
+    folders = [tmp_path / name for name in ("False", "True")]
+    assert [path.name for path in folders[0].iterdir()] == [path.name for path in folders[1].iterdir()]
+    assert all(path.read_bytes() == (folders[1] / path.name).read_bytes() for path in folders[0].iterdir())
+
+
+def test_stem_and_blocks_are_native_and_so_are_those_of_a_copy():
+    model = copy.deepcopy(small_model())
+    kinds = [type(module) for module in model.modules()]
+    assert kinds.count(NativeStem) == 1 and kinds.count(NativeBlock) == 6
+    assert is_native_step(model, torch.randn(2, 32, 20))
+
+
+def test_other_networks_stay_as_they_are_and_need_no_compiler(monkeypatch):
+    monkeypatch.setattr("hf_ascdistill.native.networks.load_kernels", _refuse)
+    model = CpResNetForAudioClassification(CpResNetConfig())
+    kinds = [type(module) for module in model.modules()]
+    assert [type(module) for module in use_native_kernels(model).modules()] == kinds
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.eval(),
+        lambda model: [norm.eval() for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)],
+        lambda model: [
+            setattr(norm, "momentum", None) for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)
+        ],
+        lambda model: [
+            conv.register_forward_hook(lambda *_: None) for conv in model.modules() if isinstance(conv, nn.Conv2d)
+        ],
+    ],
+    ids=["evaluation", "frozen statistics", "cumulative statistics", "hooks"],
+)
+def test_what_the_kernels_do_not_do_is_done_as_before(change):
+    model = small_model()
+    change(model)
+    assert not is_native_step(model, torch.randn(2, 32, 20))
+
+
+def test_other_types_and_single_clips_are_trained_as_before():
+    inputs = torch.randn(2, 32, 20)
+    assert not is_native_step(small_model().double(), inputs.double())
+    assert not is_native_step(small_model(), inputs[:1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_native_step(small_model(), inputs)
+
+
+def test_a_folded_copy_trains_as_before():
+    folded = fuse(small_model()).train()
+    assert not is_native_step(folded, torch.randn(2, 32, 20))
+
+
+def test_frozen_parameters_get_no_gradient():
+    model = small_model()
+    model.cp_mobile.blocks[0].expand.conv.weight.requires_grad_(False)
+    model(torch.randn(2, 32, 20)).logits.sum().backward()
+    missing = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert missing == ["cp_mobile.blocks.0.expand.conv.weight"]
+
+
+def test_the_padding_is_that_of_the_kernels():
+    assert f"PADDING = {kernels.PADDING};" in (kernels.FOLDER / "matrices.h").read_text()
