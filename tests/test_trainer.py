@@ -1,5 +1,7 @@
 """The trainer: which loss, which updates, which learning rate, and exact resumption."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from hf_ascdistill import (
     AugmentationSettings,
     CpMobileConfig,
     CpMobileForAudioClassification,
+    DeviceImpulseResponse,
     DistillationTrainer,
     DistillationTrainingArguments,
     build_frontend,
@@ -290,23 +293,20 @@ def test_first_loss_of_the_fast_paths_is_that_of_the_plain_ones(tmp_path):
 
 
 def test_native_kernels_can_be_switched_off(tmp_path):
-    kinds = [
-        [type(module) for module in trainer_of(tmp_path, small_student(), native_kernels=is_on).model.modules()]
-        for is_on in (True, False)
-    ]
-    assert [kind.count(NativeBlock) for kind in kinds] == [6, 0]
+    responses = DeviceImpulseResponse(torch.ones(1, 4))
+    for is_on in (True, False):
+        frontend = replace(plain_frontend(), waveform_transforms=(responses,))
+        trainer = trainer_of(tmp_path, small_student(), frontend=frontend, native_kernels=is_on)
+        kinds = [type(module) for module in trainer.model.modules()]
+        assert kinds.count(NativeBlock) == 6 * is_on
+        assert trainer.frontend.waveform_transforms[0].native_kernels == is_on
 
 
-def test_without_gcc_training_says_so_and_goes_on(tmp_path, monkeypatch):
-    def missing():
-        raise ImportError("there is no g++; install GCC")
-
-    monkeypatch.setattr("hf_ascdistill.native.networks.load_kernels", missing)
-    warnings = []
-    monkeypatch.setattr("hf_ascdistill.trainer.logger.warning", warnings.append)
+def test_without_gcc_training_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_ascdistill.trainer.can_use_kernels", lambda: False)
     trainer = trainer_of(tmp_path, small_student(), num_train_epochs=1)
     trainer.train()
-    assert warnings == ["training goes without native kernels, more slowly: there is no g++; install GCC."]
+    assert not any(isinstance(module, NativeBlock) for module in trainer.model.modules())
     assert trainer.state.global_step == 2
 
 

@@ -304,6 +304,8 @@ def build_trainer(
             "pass --frontend_seat accelerator, or cache the teachers' logits."
         )
     check_last_batch(len(train), arguments, frontend)
+    if not arguments.native_kernels:
+        frontend = frontend.with_native_kernels(False)
     if arguments.frontend_seat == "workers":
         train, evaluate = with_frontend(train, frontend), with_frontend(evaluate, frontend.evaluation())
     trainer = DistillationTrainer(

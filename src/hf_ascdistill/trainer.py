@@ -22,7 +22,7 @@ from .data.collator import collate_clips
 from .data.columns import INPUT_VALUES, LABELS, TEACHER_LOGITS, WAVEFORM
 from .data.resident import ResidentClips, as_it_is
 from .losses import distillation_loss_parts
-from .native import use_native_kernels
+from .native import can_use_kernels, use_native_kernels
 from .out_of_memory import out_of_memory_advice
 from .transforms.frontend import AcousticFrontend
 
@@ -91,12 +91,11 @@ class DistillationTrainer(Trainer):
         kwargs.setdefault("data_collator", collate_clips)
         if args.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        if args.native_kernels and args.device.type == "cpu":
-            try:
-                use_native_kernels(model)
-            except ImportError as error:
-                logger.warning(f"training goes without native kernels, more slowly: {error}.")
+        if args.native_kernels and args.device.type == "cpu" and can_use_kernels():
+            use_native_kernels(model)
         super().__init__(model, args, **kwargs)
+        if frontend is not None and not args.native_kernels:
+            frontend = frontend.with_native_kernels(False)
         self.frontend, self.teachers = frontend, teachers
         if teachers is not None:
             memory_format = torch.channels_last if args.channels_last else torch.preserve_format

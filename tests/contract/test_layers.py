@@ -35,6 +35,8 @@ LAYERS = {
     "microcontrollers": 1,
     "fusing": 1,
     "native": 1,
+    "native.convolution": 0,
+    "native.kernels": 0,
     "pictures": 1,
     "teachers": 2,
     "prediction": 2,

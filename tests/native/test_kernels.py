@@ -1,5 +1,6 @@
 """Compiling the kernels: once, whole, and with an error that says what is missing."""
 
+import functools
 import os
 
 import pytest
@@ -67,3 +68,14 @@ def test_a_damaged_file_is_named(empty_cache, monkeypatch):
     monkeypatch.setattr(kernels, "_compile", damage)
     with pytest.raises(ImportError, match="could not be written or loaded"):
         empty_cache[1]()
+
+
+def test_a_machine_without_gcc_is_told_once_and_goes_on(empty_cache, monkeypatch):
+    warnings = []
+    monkeypatch.setattr(kernels.logger, "warning", warnings.append)
+    monkeypatch.setattr(kernels, "load_kernels", empty_cache[1])
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: None)
+    can_use = functools.cache(kernels.can_use_kernels.__wrapped__)
+    assert [can_use(), can_use()] == [False, False]
+    [warning] = warnings
+    assert "goes without native kernels, more slowly: there is no g++; install GCC" in warning

@@ -11,6 +11,7 @@ from hf_ascdistill.transforms import waveform as waveform_transforms
 from hf_ascdistill.transforms.waveform import convolve, roll
 
 CLIPS, SAMPLES = 64, 400
+both_ways = pytest.mark.parametrize("native_kernels", [False, True])
 
 
 @pytest.fixture
@@ -54,10 +55,12 @@ def test_convolution_is_the_published_one(golden):
     np.testing.assert_allclose(convolved.numpy(), published["out"], atol=1e-5, rtol=0)
 
 
-def test_the_transform_convolves_as_published(golden):
+@both_ways
+def test_the_transform_convolves_as_published(golden, native_kernels):
     published = golden("dir")
     for index in range(6):
-        transform = DeviceImpulseResponse(torch.from_numpy(published[f"ir_{index}"]), p=1.0)
+        responses = torch.from_numpy(published[f"ir_{index}"])
+        transform = DeviceImpulseResponse(responses, p=1.0, native_kernels=native_kernels)
         convolved = transform({"waveform": torch.from_numpy(published["wav"][index : index + 1])})["waveform"]
         np.testing.assert_allclose(convolved.numpy(), published["out"][index : index + 1], atol=1e-5, rtol=0)
 
@@ -82,13 +85,32 @@ def test_responses_that_do_not_fit_the_clips_raise(shape):
         convolve(torch.zeros(2, 100), torch.zeros(shape))
 
 
-def test_each_chosen_clip_gets_one_response_of_the_bank(batch, bank):
+@both_ways
+def test_each_chosen_clip_gets_one_response_of_the_bank(batch, bank, native_kernels):
     torch.manual_seed(0)
-    transformed = DeviceImpulseResponse(bank, p=0.6)(batch)["waveform"]
+    transformed = DeviceImpulseResponse(bank, p=0.6, native_kernels=native_kernels)(batch)["waveform"]
     chosen = choices(batch["waveform"], transformed, bank)
     share = (chosen >= 0).float().mean().item()
     assert 0.4 < share < 0.8
     assert set(chosen.tolist()) == {-1, 0, 1, 2, 3, 4}
+
+
+def test_native_kernels_choose_the_same_and_can_be_missing(batch, bank, monkeypatch):
+    results = []
+    for native_kernels, is_available in ((True, True), (True, False), (False, True)):
+        monkeypatch.setattr(waveform_transforms, "can_use_kernels", lambda is_available=is_available: is_available)
+        torch.manual_seed(0)
+        transform = DeviceImpulseResponse(bank, p=0.6, native_kernels=native_kernels)
+        results.append(transform(batch)["waveform"])
+    torch.testing.assert_close(results[0], results[1])
+    assert torch.equal(results[1], results[2])
+
+
+def test_clips_that_want_a_gradient_get_it(batch, bank):
+    clips = batch["waveform"][:8].requires_grad_()
+    transformed = DeviceImpulseResponse(bank[:1], p=1.0)({"waveform": clips})["waveform"]
+    transformed[:, -1].sum().backward()
+    torch.testing.assert_close(clips.grad[0, -60:], bank[0].flip(0))
 
 
 def test_chunks_do_not_change_the_convolution(batch, bank, monkeypatch):
@@ -96,7 +118,7 @@ def test_chunks_do_not_change_the_convolution(batch, bank, monkeypatch):
     for clips in (1, 7, 64):
         monkeypatch.setattr(waveform_transforms, "_CLIPS_PER_CHUNK_CPU", clips)
         torch.manual_seed(0)
-        results.append(DeviceImpulseResponse(bank, p=0.6)(batch)["waveform"])
+        results.append(DeviceImpulseResponse(bank, p=0.6, native_kernels=False)(batch)["waveform"])
     torch.testing.assert_close(results[1], results[0])
     torch.testing.assert_close(results[2], results[0])
 

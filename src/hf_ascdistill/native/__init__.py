@@ -1,5 +1,6 @@
-"""Training of CP-Mobile on a CPU in kernels of its own, C++ that GCC compiles at the first use."""
+"""Work of the CPU in kernels of its own, C++ that GCC compiles at the first use: CP-Mobile's training, and DIR."""
 
+from .kernels import can_use_kernels
 from .networks import use_native_kernels
 
-__all__ = ["use_native_kernels"]
+__all__ = ["can_use_kernels", "use_native_kernels"]

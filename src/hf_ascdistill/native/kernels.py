@@ -10,12 +10,15 @@ import tempfile
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 FOLDER = Path(__file__).parent
-SOURCES = ("inverted_residual.cpp", "stem.cpp")
+SOURCES = ("inverted_residual.cpp", "stem.cpp", "convolution.cpp")
 HEADERS = ("maps.h", "matrices.h")
 COMPILER = "g++"  # its OpenMP is the one that torch is built with, so that both share their threads
-FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
 # by what torch finds the processor capable of; the files in the cache may be read by other processors
 PROCESSOR_FLAGS = {
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
@@ -37,6 +40,9 @@ TENSORS = {
     "finish_stem": 4,
     "finish_stem_backward": 6,
     "convolve_twice_backward": 9,
+    "convolution_tables": 1,
+    "response_spectra": 3,
+    "convolve": 5,
 }
 
 
@@ -87,6 +93,17 @@ def load_kernels() -> ctypes.CDLL:
         kernel.argtypes = [ctypes.c_void_p, ctypes.c_int] + [ctypes.c_void_p] * count
         kernel.restype = None
     return kernels
+
+
+@functools.cache
+def can_use_kernels() -> bool:
+    """Returns whether the kernels can be loaded; where not, a warning says why, once."""
+    try:
+        load_kernels()
+    except ImportError as error:
+        logger.warning(f"work on the CPU goes without native kernels, more slowly: {error}.")
+        return False
+    return True
 
 
 def _compile(command: list[str], library: Path) -> None:
@@ -143,6 +160,7 @@ __all__ = [
     "StemSizes",
     "cache_folder",
     "call",
+    "can_use_kernels",
     "channels_last",
     "load_kernels",
     "padded",

@@ -164,6 +164,18 @@ class AcousticFrontend:
         )
         return replace(self, extractor=extractor, spectrogram_transforms=transforms)
 
+    def with_native_kernels(self, is_on: bool) -> "AcousticFrontend":
+        """Returns the same front-end that uses the CPU's native kernels or does without them.
+
+        Args:
+            is_on (`bool`): whether it uses them.
+        """
+        transforms = tuple(
+            replace(transform, native_kernels=is_on) if isinstance(transform, DeviceImpulseResponse) else transform
+            for transform in self.waveform_transforms
+        )
+        return replace(self, waveform_transforms=transforms)
+
     def _draw_fmax(self) -> int | None:
         if self.fmax_jitter is None:
             return None
