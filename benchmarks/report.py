@@ -51,6 +51,9 @@ converted checkpoint, whose denormals are 0. The recipes also flush denormals (`
 do before its first thread starts; both sides share a process here, so it is off for both, and what flushing would add
 to ours in training is in no figure.
 
+**Native kernels.** CP-Mobile trains and DIR convolves in the package's own kernels (`native_kernels`), which GCC has
+compiled before the clock runs; everything else of ours is torch's operations.
+
 In evaluation our model is `drop_dead_channels(fuse(model))` in channels_last, and `torch.compile` of it, which takes
 about ten seconds to build; for one clip at a time it is `compile_classifier`, twenty seconds. onnxruntime has two
 threads where it reads waveforms, one where it reads our log-mels. The front-end has the student's settings: DIR of 60

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from unittest.mock import MagicMock
 
 import pytest
 from native_modules import needs_gcc
@@ -28,12 +29,19 @@ def test_the_second_load_compiles_nothing(empty_cache, monkeypatch):
 
 
 @needs_gcc
-def test_another_processor_gets_a_file_of_its_own(empty_cache, monkeypatch):
+def test_each_processor_gets_what_it_can_run(empty_cache, monkeypatch):
     folder, load = empty_cache
-    load()
+    monkeypatch.setattr(kernels.platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(kernels, "_compile", lambda command, library: commands.append(command))
+    monkeypatch.setattr(kernels.ctypes, "CDLL", MagicMock())
+    commands = []
+    for capability in ("AVX2", "AVX512"):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda capability=capability: capability)
+        load()
+    assert ["-mavx512f" in command for command in commands] == [False, True]
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "DEFAULT")
-    load()
-    assert len(list(folder.iterdir())) == 2
+    with pytest.raises(ImportError, match="no AVX2"):
+        load()
 
 
 def test_without_gcc_the_error_says_how_to_get_it(empty_cache, monkeypatch):

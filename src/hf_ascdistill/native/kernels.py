@@ -4,6 +4,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -19,7 +20,8 @@ SOURCES = ("inverted_residual.cpp", "stem.cpp", "convolution.cpp")
 HEADERS = ("maps.h", "matrices.h")
 COMPILER = "g++"  # its OpenMP is the one that torch is built with, so that both share their threads
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
-# by what torch finds the processor capable of; the files in the cache may be read by other processors
+X86 = ("x86_64", "AMD64")
+# by what torch finds an x86 processor capable of; the files of the cache may be read by other processors
 PROCESSOR_FLAGS = {
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
     "AVX2": ("-mavx2", "-mfma"),
@@ -72,15 +74,18 @@ def load_kernels() -> ctypes.CDLL:
     """Loads the kernels, and compiles them where no file of the cache fits; that takes some seconds.
 
     Raises:
-        ImportError: there is no GCC, it could not compile them, or the cache cannot be written.
+        ImportError: there is no GCC, it could not compile them, the cache cannot be written, or this is an x86
+            processor without AVX2.
     """
-    compiler = shutil.which(COMPILER)
+    compiler, capability = shutil.which(COMPILER), torch.backends.cpu.get_cpu_capability()
     if compiler is None:
         raise ImportError(f"there is no {COMPILER}; install GCC (Debian and Ubuntu: `apt install g++`)")
-    flags = [*FLAGS, *PROCESSOR_FLAGS.get(torch.backends.cpu.get_cpu_capability(), ())]
+    if platform.machine() in X86 and capability not in PROCESSOR_FLAGS:
+        raise ImportError("this processor has no AVX2, without which torch's operations are the faster ones")
+    flags = [*FLAGS, *PROCESSOR_FLAGS.get(capability, ())]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     contents = [(FOLDER / name).read_text() for name in (*HEADERS, *SOURCES)]
-    key = hashlib.sha256("\0".join([*contents, *flags, version, os.uname().machine]).encode()).hexdigest()
+    key = hashlib.sha256("\0".join([*contents, *flags, version, platform.machine()]).encode()).hexdigest()
     library = cache_folder() / f"kernels-{key[:16]}.so"
     try:
         if not library.is_file():

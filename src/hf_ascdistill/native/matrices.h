@@ -6,14 +6,14 @@
 #include <new>
 #include <vector>
 
+// TILE_ROWS x TILE_VECTORS sums, a row of vectors and one number more fill the 32 or 16 vector registers.
 #if defined(__AVX512F__)
-constexpr int LANES = 16, TILE_ROWS = 8;
+constexpr int LANES = 16, TILE_ROWS = 8, TILE_VECTORS = 3;
 #elif defined(__AVX__)
-constexpr int LANES = 8, TILE_ROWS = 4;
+constexpr int LANES = 8, TILE_ROWS = 6, TILE_VECTORS = 2;
 #else
-constexpr int LANES = 4, TILE_ROWS = 8;
+constexpr int LANES = 4, TILE_ROWS = 8, TILE_VECTORS = 3;
 #endif
-constexpr int TILE_VECTORS = 3;  // TILE_ROWS x TILE_VECTORS sums and one row of vectors fit in the registers
 constexpr int PADDING = 16;      // padded matrices have a multiple of this many columns, on every machine
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
