@@ -13,7 +13,7 @@ import torch
 from networks import Logits, fresh_model
 from passt_step import training_step
 
-from hf_ascdistill import PasstConfig, PasstForAudioClassification, keep_freed_memory
+from hf_ascdistill import PasstConfig, PasstForAudioClassification, keep_freed_memory, use_native_kernels
 
 NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, int, int]]] = {
     "CPM-128K": (lambda: fresh_model("cp-mobile"), (64, 256, 64)),
@@ -35,7 +35,7 @@ def main() -> None:
     for name, (build, shape) in NETWORKS.items():
         torch.manual_seed(0)
         inputs, labels, model = torch.randn(shape), torch.arange(shape[0]) % 10, build()
-        network = Logits(model.to(memory_format=torch.channels_last)).train()
+        network = Logits(use_native_kernels(model.to(memory_format=torch.channels_last))).train()
         settings = [{"is_autocast": False}, {"is_autocast": True}]
         steps = [training_step(copy.deepcopy(network), inputs, labels, **kind) for kind in settings]
         times: list[list[float]] = [[], []]

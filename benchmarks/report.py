@@ -45,7 +45,7 @@ the clock runs, ours until a call makes the kernel clear next to no pages, at mo
 that.
 
 **Denormals.** A trained CP-Mobile has dead channels whose weights have decayed to denormal numbers. Many processors
-multiply these several times slower, others, such as AMD's Zen 4, at full speed: there the cases "published" and
+multiply these several times slower, others, such as AMD's Zen 4 and 5, at full speed: there the cases "published" and
 "zeroed denormals" differ little. "Published" is the authors' file as it is, in the plain network; ours is the
 converted checkpoint, whose denormals are 0. The recipes also flush denormals (`flush_denormals`), which a process must
 do before its first thread starts; both sides share a process here, so it is off for both, and what flushing would add
