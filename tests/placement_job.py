@@ -4,6 +4,7 @@ accelerate launch ... tests/placement_job.py STORE OUTPUT_DIR CLIPS_PER_RANK
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -52,6 +53,11 @@ def train(store: str, output_dir: str, *, clips_per_rank: int, placement: str) -
     }
 
 
+def threads() -> int:
+    """Counts the threads of this process, torch's and the group's among them."""
+    return len(os.listdir("/proc/self/task"))
+
+
 def main(store: str, output_dir: str, clips_per_rank: int) -> None:
     for placement in ("disk", "ram"):
         result = train(store, output_dir, clips_per_rank=clips_per_rank, placement=placement)
@@ -60,4 +66,6 @@ def main(store: str, output_dir: str, clips_per_rank: int) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    before = threads()
     leave_process_group()
+    Path(sys.argv[2], f"threads-{os.environ['RANK']}.json").write_text(json.dumps([before, threads()]))

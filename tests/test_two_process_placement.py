@@ -26,7 +26,7 @@ def two(store, tmp_path_factory):
     command = [*launcher, placement_job.__file__, str(store), str(folder), "4"]
     done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-12000:]
-    names = ("disk", "ram")
+    names = ("disk", "ram", "threads")
     return {name: [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in (0, 1)] for name in names}
 
 
@@ -45,6 +45,11 @@ def test_ranks_in_memory_see_the_clips_and_end_with_the_weights_of_disk(two):
     for disk, ram in zip(two["disk"], two["ram"], strict=True):
         assert len(disk["seen"]) == 6 and disk["seen"] == ram["seen"]
         assert disk["losses"] == ram["losses"] and disk["weights"] == ram["weights"]
+
+
+def test_no_thread_of_the_group_is_left_when_a_rank_ends(two):
+    for before, after in two["threads"]:
+        assert after <= before - 2  # one that is left and lets go of a tensor as Python ends aborts the rank
 
 
 def test_ranks_together_draw_the_batches_of_one_process(two, one):

@@ -1,5 +1,6 @@
 """The folder of a run: its configuration, results and pictures."""
 
+import gc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
@@ -211,8 +212,11 @@ def print_once(text: str) -> None:
 def leave_process_group() -> None:
     """Leaves the group of processes that a launcher made, if there is one: the last act of a recipe.
 
-    A process that exits within the group may abort, upon which the launcher stops those that still write results.
+    A process that exits while a thread of the group still lets go of tensors aborts, upon which the launcher stops
+    those that still write results. The group's threads end with the last of its users; models and trainers that were
+    trained in it are collected here, but one that the caller still holds keeps them.
     """
+    gc.collect()
     PartialState().destroy_process_group()
 
 

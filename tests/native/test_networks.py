@@ -163,5 +163,13 @@ def test_frozen_parameters_get_no_gradient():
     assert missing == ["cp_mobile.blocks.0.expand.conv.weight"]
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gradients_lie_in_memory_as_their_parameters_do(memory_format):
+    model = small_model().to(memory_format=memory_format)
+    model(torch.randn(2, 32, 20)).logits.sum().backward()
+    strides = {name: (parameter.grad.stride(), parameter.stride()) for name, parameter in model.named_parameters()}
+    assert all(own == expected for own, expected in strides.values()), strides
+
+
 def test_the_padding_is_that_of_the_kernels():
     assert f"PADDING = {kernels.PADDING};" in (kernels.FOLDER / "matrices.h").read_text()

@@ -11,7 +11,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ..models.modeling_cp_mobile import RESPONSE_EPS, CpMobileBlock
-from .kernels import BlockSizes, call, channels_last, padded, padded_size, thread_totals
+from .kernels import BlockSizes, as_gradients, call, channels_last, layouts, padded, padded_size, thread_totals
 from .normalization import BatchStatistics, Expansion, NormGradients
 
 TAPS = 9  # of the depthwise convolution
@@ -28,7 +28,7 @@ class State:
     project: torch.Tensor  # (outputs, hidden)
     third: BatchStatistics
     response: torch.Tensor  # gain and offset
-    shapes: list[torch.Size]  # of the parameters
+    layouts: list  # of the parameters
 
 
 def block_parameters(block: CpMobileBlock) -> list[torch.Tensor]:
@@ -67,8 +67,7 @@ class InvertedResidual(torch.autograd.Function):
         for norm in (expansion.norm, second, third):
             norm.update_running()
         ctx.save_for_backward(x, shortcut, filtered, projected, channel_norms)
-        shapes = [parameter.shape for parameter in parameters]
-        ctx.state = State(sizes, expansion, taps, second, project, third, response, shapes)
+        ctx.state = State(sizes, expansion, taps, second, project, third, response, layouts(parameters))
         return output.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -82,8 +81,7 @@ class InvertedResidual(torch.autograd.Function):
         of_x, expand, first, taps = _expand_backward(state, of_projected, filtered, second, x)
         layers = (expand.t(), first), (taps.t(), second), (project, third)
         gradients = [tensor for weight, norm in layers for tensor in (weight, norm.weight, norm.bias)]
-        gradients = [*gradients, *response.split(1)]
-        gradients = [own.reshape(shape).float() for own, shape in zip(gradients, state.shapes, strict=True)]
+        gradients = as_gradients([*gradients, *response.split(1)], state.layouts)
         of_shortcut = None if shortcut is None else residual.permute(0, 3, 1, 2)
         return None, of_x.permute(0, 3, 1, 2), of_shortcut, *gradients
 

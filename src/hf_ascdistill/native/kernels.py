@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -155,6 +156,24 @@ def channels_last(maps: torch.Tensor) -> torch.Tensor:
     return maps.permute(0, 2, 3, 1).contiguous()
 
 
+def layouts(tensors: Iterable[torch.Tensor]) -> list[tuple[torch.Size, tuple[int, ...]]]:
+    """Returns shapes and strides, for [`as_gradients`]."""
+    return [(tensor.shape, tensor.stride()) for tensor in tensors]
+
+
+def as_gradients(
+    values: Iterable[torch.Tensor], of: list[tuple[torch.Size, tuple[int, ...]]]
+) -> tuple[torch.Tensor, ...]:
+    """Returns gradients in float32 and in the memory format of their parameters, which saves others a copy.
+
+    Args:
+        values (`Iterable[torch.Tensor]`): the gradients.
+        of (`list`): [`layouts`] of the parameters.
+    """
+    pairs = zip(values, of, strict=True)
+    return tuple(torch.empty_strided(*layout).copy_(value.reshape(layout[0])) for value, layout in pairs)
+
+
 def thread_totals(*shape: int) -> torch.Tensor:
     """Returns zeros for sums, float64, `shape` for each thread."""
     return torch.zeros(torch.get_num_threads(), *shape, dtype=torch.float64)
@@ -164,9 +183,11 @@ __all__ = [
     "BlockSizes",
     "StemSizes",
     "cache_folder",
+    "as_gradients",
     "call",
     "can_use_kernels",
     "channels_last",
+    "layouts",
     "load_kernels",
     "padded",
     "padded_size",

@@ -12,7 +12,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ..models.modeling_cp_mobile import CpMobileStem
-from .kernels import StemSizes, call, channels_last, padded, padded_size, thread_totals
+from .kernels import StemSizes, as_gradients, call, channels_last, layouts, padded, padded_size, thread_totals
 from .normalization import BatchStatistics, Expansion, NormGradients
 
 TAPS, PATCH = 9, 16  # columns of a patch: taps, a one, and zeros
@@ -27,7 +27,7 @@ class State:
     folded: torch.Tensor  # weight and bias of the first convolution and normalisation, (TAPS + 1, padded middle)
     weight: torch.Tensor  # of the second convolution, (3, 3, middle, outputs): rows, columns, channels
     second: BatchStatistics
-    shapes: list[torch.Size]
+    layouts: list  # of the parameters
 
 
 def halved(length: int) -> int:
@@ -65,8 +65,7 @@ class Stem(torch.autograd.Function):
         for norm in (expansion.norm, second):
             norm.update_running()
         ctx.save_for_backward(x, maps)
-        shapes = [parameter.shape for parameter in parameters]
-        ctx.state = State(sizes, expansion, folded, taps.clone(), second, shapes)
+        ctx.state = State(sizes, expansion, folded, taps.clone(), second, layouts(parameters))
         return output.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -85,7 +84,7 @@ class Stem(torch.autograd.Function):
         patches = patches.view(TAPS + 1, middle)[:, : sizes.middle]
         weight, first = state.expansion.gradients(patches[:TAPS], patches[TAPS])
         gradients = weight.t(), first.weight, first.bias, taps, second.weight, second.bias
-        return None, None, *(own.reshape(shape).float() for own, shape in zip(gradients, state.shapes, strict=True))
+        return None, None, *as_gradients(gradients, state.layouts)
 
 
 def _first_layer(stem: CpMobileStem, x: torch.Tensor, sizes: StemSizes) -> Expansion:
