@@ -16,7 +16,7 @@ BENCH_DATA := $(if $(CLIPS),--clips $(CLIPS)) $(if $(RESPONSES),--impulse_respon
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help style quality test test-dist demo bench bench-gpu clean
+.PHONY: help style quality test test-dist sanitize demo bench bench-gpu clean
 
 help:  ## list the targets
 	@echo "make TARGET [PYTHON=python3] [VENV=.venv]"
@@ -51,6 +51,10 @@ test: $(READY) $(EXECUTORCH)/.ready  ## run every test, those with two processes
 
 test-dist: $(READY)  ## run only the tests that start two processes
 	$(BIN)/python -m pytest -q -m dist tests
+
+sanitize: $(READY)  ## run the tests of the native kernels with GCC's sanitizers
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		$(BIN)/python tests/native/sanitized.py
 
 demo: $(READY)  ## teacher, logits, student on a made-up corpus; writes runs/demo/report.md
 	$(BIN)/python recipes/demo.py

@@ -172,24 +172,22 @@ void finish(const BlockSizes* sizes, int threads, const float* projected, const 
   const int channels = s.outputs;
 #pragma omp parallel num_threads(threads)
   {
-    Buffer memory(2 * (size_t)channels);
-    float *energy = memory.data(), *factor = energy + channels;
+    Buffer sums(channels), factors(channels);
+    float *energy = sums.data(), *factor = factors.data();
     std::vector<double> energies(channels);
 #pragma omp for schedule(static)
     for (int clip = 0; clip < s.clips; clip++) {
       std::fill(energies.begin(), energies.end(), 0.);
       const size_t first = (size_t)clip * s.out_places() * channels, end = first + (size_t)s.out_places() * channels;
-      for (size_t i = first, next; i < end; i = next) {
-        for (next = std::min(end, i + (size_t)BLOCK * channels); i < next; i += channels)
+      sum_over_places(first, end, channels, sums, energies.data(), [=](size_t i) {
 #pragma omp simd
-          for (int c = 0; c < channels; c++) {
-            float z = projected[i + c] * scale[c] + bias[c];
-            if (shortcut) z += shortcut[i + c];
-            y[i + c] = z;
-            energy[c] += z * z;
-          }
-        move_to_totals(energy, channels, energies.data());
-      }
+        for (int c = 0; c < channels; c++) {
+          float z = projected[i + c] * scale[c] + bias[c];
+          if (shortcut) z += shortcut[i + c];
+          y[i + c] = z;
+          energy[c] += z * z;
+        }
+      });
       float* norm = norms + (size_t)clip * channels;
       for (int c = 0; c < channels; c++) norm[c] = std::sqrt(std::max((float)energies[c], FLT_MIN));
       const float share = 1 / (mean_of(norm, channels) + s.epsilon);
@@ -212,10 +210,11 @@ void finish_backward(const BlockSizes* sizes, int threads, const float* gradient
   const int channels = s.outputs;
 #pragma omp parallel num_threads(threads)
   {
-    Buffer memory(4 * (size_t)channels);
-    float *factor = memory.data(), *through = factor + channels, *sums_of_block = through + channels;
+    Buffer memory(2 * (size_t)channels), block_sums(2 * (size_t)channels);
+    float *factor = memory.data(), *through = factor + channels;
+    float *sum = block_sums.data(), *product = sum + channels;
     std::vector<double> clip_sums(2 * channels);
-    double *along = clip_sums.data(), *plain = along + channels;
+    const double *plain = clip_sums.data(), *along = plain + channels;  // sums of g; gradients of the factors
 #pragma omp for schedule(static)
     for (int clip = 0; clip < s.clips; clip++) {
       const float* norm = norms + (size_t)clip * channels;
@@ -223,19 +222,17 @@ void finish_backward(const BlockSizes* sizes, int threads, const float* gradient
       const float share = 1 / (mean_of(norm, channels) + s.epsilon);
       for (int c = 0; c < channels; c++) factor[c] = 1 + gain * norm[c] * share;
       std::fill(clip_sums.begin(), clip_sums.end(), 0.);
-      for (size_t i = first, next; i < end; i = next) {
-        for (next = std::min(end, i + (size_t)BLOCK * channels); i < next; i += channels)
+      sum_over_places(first, end, channels, block_sums, clip_sums.data(), [=](size_t i) {
 #pragma omp simd
-          for (int c = 0; c < channels; c++) {
-            float z = projected[i + c] * scale[c] + bias[c];
-            if (shortcut) z += shortcut[i + c];
-            dz[i + c] = z;
-            const float g = z * factor[c] + offset > 0 ? gradient[i + c] : 0.f;
-            sums_of_block[c] += g * z;  // the gradient of the factor
-            sums_of_block[channels + c] += g;
-          }
-        move_to_totals(sums_of_block, 2 * channels, clip_sums.data());
-      }
+        for (int c = 0; c < channels; c++) {
+          float z = projected[i + c] * scale[c] + bias[c];
+          if (shortcut) z += shortcut[i + c];
+          dz[i + c] = z;
+          const float g = z * factor[c] + offset > 0 ? gradient[i + c] : 0.f;
+          sum[c] += g;
+          product[c] += g * z;
+        }
+      });
       double of_gain = 0, of_offset = 0;
       for (int c = 0; c < channels; c++) {
         of_gain += along[c] * norm[c] * share;
@@ -248,20 +245,17 @@ void finish_backward(const BlockSizes* sizes, int threads, const float* gradient
         const bool is_silent = norm[c] <= std::sqrt(FLT_MIN);  // its norm is a constant
         through[c] = is_silent ? 0.f : (float)((gain * along[c] * share + of_mean) / norm[c]);
       }
-      double* of_clip = sums + (size_t)clip * 2 * channels;
-      for (size_t i = first, next; i < end; i = next) {
-        for (next = std::min(end, i + (size_t)BLOCK * channels); i < next; i += channels)
+      sum_over_places(first, end, channels, block_sums, sums + (size_t)clip * 2 * channels, [=](size_t i) {
 #pragma omp simd
-          for (int c = 0; c < channels; c++) {
-            const float z = dz[i + c];
-            const float g = z * factor[c] + offset > 0 ? gradient[i + c] : 0.f;
-            const float d = g * factor[c] + through[c] * z;
-            dz[i + c] = d;
-            sums_of_block[c] += d;
-            sums_of_block[channels + c] += d * (projected[i + c] - mean[c]);
-          }
-        move_to_totals(sums_of_block, 2 * channels, of_clip);
-      }
+        for (int c = 0; c < channels; c++) {
+          const float z = dz[i + c];
+          const float g = z * factor[c] + offset > 0 ? gradient[i + c] : 0.f;
+          const float d = g * factor[c] + through[c] * z;
+          dz[i + c] = d;
+          sum[c] += d;
+          product[c] += d * (projected[i + c] - mean[c]);
+        }
+      });
     }
   }
 }

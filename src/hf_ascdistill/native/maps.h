@@ -35,6 +35,15 @@ inline void move_to_totals(float* sums, size_t count, double* totals) {
   std::fill_n(sums, count, 0.f);
 }
 
+// Does the work of each place of a map, which adds to `sums`; these are moved on a block at a time.
+template <class Work>
+inline void sum_over_places(size_t first, size_t end, int channels, Buffer& sums, double* totals, Work work) {
+  for (size_t i = first, next; i < end; i = next) {
+    for (next = std::min(end, i + (size_t)BLOCK * channels); i < next; i += channels) work(i);
+    move_to_totals(sums.data(), sums.size(), totals);
+  }
+}
+
 // Mean and sum of squared deviations of each channel over a clip. Sums are taken of the distance to the mean of the
 // first places, for of squares of large numbers little is left once the square of their mean is subtracted.
 struct Moments {

@@ -14,6 +14,7 @@ constexpr int LANES = 8, TILE_ROWS = 6, TILE_VECTORS = 2;
 #else
 constexpr int LANES = 4, TILE_ROWS = 8, TILE_VECTORS = 3;
 #endif
+constexpr int TILE_DEPTH = 256;  // rows of b whose vectors stay in the cache while rows of a pass
 constexpr int PADDING = 16;      // padded matrices have a multiple of this many columns, on every machine
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -87,13 +88,18 @@ inline void multiply_panel(int rows, Strided a, const float* b, int b_row, float
 // c (rows, columns) = a (rows, depth) b (depth, columns), or c += a b. `columns`, a multiple of PADDING, is also the
 // step from row to row of b and c.
 inline void multiply(int rows, int columns, int depth, Strided a, const float* b, float* c, bool add) {
-  for (int n = 0; n < columns;) {
-    const int left = (columns - n) / LANES;
-    const int width = left == 4 ? 2 : std::min(left, TILE_VECTORS);
-    if (width == 3) multiply_panel<3>(rows, a, b + n, columns, c + n, columns, depth, add);
-    else if (width == 2) multiply_panel<2>(rows, a, b + n, columns, c + n, columns, depth, add);
-    else multiply_panel<1>(rows, a, b + n, columns, c + n, columns, depth, add);
-    n += width * LANES;
+  for (int k = 0; k < depth; k += TILE_DEPTH) {
+    const int steps = std::min(TILE_DEPTH, depth - k);
+    const Strided part{a.at + k * a.column, a.row, a.column};
+    const float* right = b + (ptrdiff_t)k * columns;
+    for (int n = 0; n < columns;) {
+      const int left = (columns - n) / LANES;
+      const int width = left == 4 ? 2 : std::min(left, TILE_VECTORS);
+      if (width == 3) multiply_panel<3>(rows, part, right + n, columns, c + n, columns, steps, add || k > 0);
+      else if (width == 2) multiply_panel<2>(rows, part, right + n, columns, c + n, columns, steps, add || k > 0);
+      else multiply_panel<1>(rows, part, right + n, columns, c + n, columns, steps, add || k > 0);
+      n += width * LANES;
+    }
   }
 }
 

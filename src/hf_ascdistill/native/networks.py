@@ -8,12 +8,16 @@ from .inverted_residual import InvertedResidual, block_parameters
 from .kernels import load_kernels
 from .stem import Stem, stem_parameters
 
+# Wider blocks are bound by arithmetic, of which the kernels do a quarter more, not by memory.
+MOST_EXPANDED_CHANNELS = 704
+
 
 class NativeBlock(CpMobileBlock):
     """[`CpMobileBlock`] that trains in native kernels where they can do its work, and is as before elsewhere."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        if not is_native(self, hidden_states, (self.expand, self.depthwise, self.project)):
+        is_narrow = self.expand.conv.out_channels <= MOST_EXPANDED_CHANNELS
+        if not is_narrow or not is_native(self, hidden_states, (self.expand, self.depthwise, self.project)):
             return super().forward(hidden_states)
         shortcut = self.pool(hidden_states) if self.has_shortcut else None
         return InvertedResidual.apply(self, hidden_states, shortcut, *block_parameters(self))
@@ -64,10 +68,11 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 def use_native_kernels(model: nn.Module) -> nn.Module:
-    """Makes the CP-Mobiles in a model train in native kernels, in place: on a CPU about twice as fast.
+    """Makes the CP-Mobiles in a model train in native kernels, in place: faster on a CPU.
 
-    The same mathematics with other rounding, more exact than torch's in channels_last. Evaluation, other devices and
-    types, quantised or folded layers and all other networks stay as they are, and so do parameters and state dict.
+    Measured on two cores, a step takes 0.6 of the time at 128K and 0.9 at 8M, and less memory. The same mathematics
+    with other rounding, more exact than torch's in channels_last. Evaluation, other devices and types, quantised or
+    folded layers, the widest blocks and all other networks stay as they are, and so do parameters and state dict.
 
     Args:
         model (`nn.Module`): any network.

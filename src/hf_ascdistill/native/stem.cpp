@@ -114,20 +114,20 @@ void finish_stem_backward(const StemSizes* sizes, int threads, const float* grad
   const size_t of_clip = (size_t)s.out_height() * s.out_width() * channels;
 #pragma omp parallel num_threads(threads)
   {
-    Buffer memory(2 * (size_t)channels);
-    float *sum = memory.data(), *product = sum + channels;
+    Buffer block_sums(2 * (size_t)channels);
+    float *sum = block_sums.data(), *product = sum + channels;
 #pragma omp for schedule(static)
-    for (int clip = 0; clip < s.clips; clip++)
-      for (size_t i = clip * of_clip, end = i + of_clip, next; i < end; i = next) {
-        for (next = std::min(end, i + (size_t)BLOCK * channels); i < next; i += channels)
+    for (int clip = 0; clip < s.clips; clip++) {
+      double* of_sums = sums + (size_t)clip * 2 * channels;
+      sum_over_places(clip * of_clip, (clip + 1) * of_clip, channels, block_sums, of_sums, [=](size_t i) {
 #pragma omp simd
-          for (int c = 0; c < channels; c++) {
-            const float g = second[i + c] * scale[c] + bias[c] > 0 ? gradient[i + c] : 0.f;
-            sum[c] += g;
-            product[c] += g * (second[i + c] - mean[c]);
-          }
-        move_to_totals(sum, 2 * (size_t)channels, sums + (size_t)clip * 2 * channels);
-      }
+        for (int c = 0; c < channels; c++) {
+          const float g = second[i + c] * scale[c] + bias[c] > 0 ? gradient[i + c] : 0.f;
+          sum[c] += g;
+          product[c] += g * (second[i + c] - mean[c]);
+        }
+      });
+    }
   }
 }
 
