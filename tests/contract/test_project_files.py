@@ -42,7 +42,7 @@ def test_make_lists_every_target_with_a_word_on_it():
     makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
     promised = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)[1].split()
     described = re.findall(r"^([a-z-]+):.*?## \w+", makefile, re.MULTILINE)
-    targets = "help style quality test test-dist demo bench bench-gpu clean"
+    targets = "help style quality test test-dist sanitize demo bench bench-gpu clean"
     assert described == promised == targets.split()
 
 

@@ -116,6 +116,12 @@ def test_blocks_too_wide_to_gain_are_trained_as_before(monkeypatch):
     assert not is_native_step(block, maps)
 
 
+def test_a_replaced_layer_trains_as_before():
+    block = small_model().cp_mobile.blocks[0]
+    block.expand.conv = nn.Sequential(block.expand.conv)
+    assert not is_native_step(block, torch.randn(2, 8, 8, 8))
+
+
 def test_a_folded_copy_trains_as_before():
     folded = fuse(small_model()).train()
     assert not is_native_step(folded, torch.randn(2, 32, 20))

@@ -16,8 +16,8 @@ class NativeBlock(CpMobileBlock):
     """[`CpMobileBlock`] that trains in native kernels where they can do its work, and is as before elsewhere."""
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        is_narrow = self.expand.conv.out_channels <= MOST_EXPANDED_CHANNELS
-        if not is_narrow or not is_native(self, hidden_states, (self.expand, self.depthwise, self.project)):
+        can_be_native = is_native(self, hidden_states, (self.expand, self.depthwise, self.project))
+        if not can_be_native or self.expand.conv.out_channels > MOST_EXPANDED_CHANNELS:
             return super().forward(hidden_states)
         shortcut = self.pool(hidden_states) if self.has_shortcut else None
         return InvertedResidual.apply(self, hidden_states, shortcut, *block_parameters(self))
