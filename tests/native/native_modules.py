@@ -2,6 +2,8 @@
 
 import copy
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -10,6 +12,17 @@ from torch import nn
 from hf_ascdistill.native import use_native_kernels
 
 needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++ to compile the kernels with")
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Works in another number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def native_and_exact(module: nn.Module) -> tuple[nn.Module, nn.Module]:
@@ -41,4 +54,4 @@ def assert_same_training(native: nn.Module, exact: nn.Module, inputs: torch.Tens
         torch.testing.assert_close(buffer.double(), expected.double(), rtol=1e-6, atol=1e-7, msg=name)
 
 
-__all__ = ["assert_same_training", "native_and_exact", "needs_gcc"]
+__all__ = ["assert_same_training", "native_and_exact", "needs_gcc", "torch_threads"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from native_modules import needs_gcc
+from native_modules import needs_gcc, torch_threads
 
 from hf_ascdistill.native.convolution import convolve_chosen, transform_rows
 
@@ -44,11 +44,10 @@ def test_the_clips_stay_and_may_lie_apart_in_memory():
 def test_threads_do_not_change_the_bits():
     torch.manual_seed(0)
     waveform, responses, chosen = torch.randn(9, 300), torch.randn(4, 100), torch.arange(9) % 4
-    threads, results = torch.get_num_threads(), []
+    results = []
     for count in (1, 3):
-        torch.set_num_threads(count)
-        results.append(convolve_chosen(waveform, chosen, responses))
-    torch.set_num_threads(threads)
+        with torch_threads(count):
+            results.append(convolve_chosen(waveform, chosen, responses))
     assert torch.equal(*results)
 
 

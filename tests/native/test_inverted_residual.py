@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from native_modules import assert_same_training, native_and_exact, needs_gcc
+from native_modules import assert_same_training, native_and_exact, needs_gcc, torch_threads
 
 from hf_ascdistill.models.modeling_cp_mobile import CpMobileBlock
 
@@ -36,12 +36,8 @@ def test_a_step_is_that_of_the_block_in_float64(shape):
 
 def test_threads_share_the_clips():
     native, exact, inputs = block_and_inputs(SHAPES[0], clips=5)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with torch_threads(3):
         assert_same_training(native, exact, inputs, wants_gradient=True)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_channels_far_from_zero_keep_their_variance():

@@ -62,9 +62,10 @@ def test_evaluation_tensors_and_files_are_those_of_the_model(tmp_path):
     assert list(native.state_dict()) == list(model.state_dict())
     for network in (model, native):
         network.save_pretrained(tmp_path / str(network is native))
-    folders = [tmp_path / name for name in ("False", "True")]
-    assert [path.name for path in folders[0].iterdir()] == [path.name for path in folders[1].iterdir()]
-    assert all(path.read_bytes() == (folders[1] / path.name).read_bytes() for path in folders[0].iterdir())
+    usual, other = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("False", "True")
+    )
+    assert "model.safetensors" in usual and usual == other
 
 
 def test_stem_and_blocks_are_native_and_so_are_those_of_a_copy():

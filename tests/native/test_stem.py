@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from native_modules import assert_same_training, native_and_exact, needs_gcc
+from native_modules import assert_same_training, native_and_exact, needs_gcc, torch_threads
 
 from hf_ascdistill.models.modeling_cp_mobile import CpMobileStem
 
@@ -21,12 +21,8 @@ def test_a_step_is_that_of_the_stem_in_float64(channels, lengths):
 def test_threads_share_the_clips():
     torch.manual_seed(0)
     native, exact = native_and_exact(CpMobileStem(32))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         assert_same_training(native, exact, torch.randn(5, 16, 20), wants_gradient=False)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_log_mels_that_want_a_gradient_get_it():

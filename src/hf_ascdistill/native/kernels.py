@@ -82,7 +82,7 @@ def load_kernels() -> ctypes.CDLL:
     if compiler is None:
         raise ImportError(f"there is no {COMPILER}; install GCC (Debian and Ubuntu: `apt install g++`)")
     if platform.machine() in X86 and capability not in PROCESSOR_FLAGS:
-        raise ImportError("this processor has no AVX2, without which torch's operations are the faster ones")
+        raise ImportError("this processor has no AVX2, which they need")
     flags = [*FLAGS, *PROCESSOR_FLAGS.get(capability, ())]
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     contents = [(FOLDER / name).read_text() for name in (*HEADERS, *SOURCES)]
