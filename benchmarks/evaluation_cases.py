@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from frontend_cases import ARCHITECTURES, plain_mel
+from frontend_cases import ARCHITECTURES, our_mel, plain_mel
 from networks import count_denormals, fresh_model, open_checkpoint, plain_model
 from plain import normalise
 from timing import Case
@@ -107,10 +107,11 @@ def _batch_cases(work: Workload, candidate: Candidate, *, through: str) -> Itera
     """Yields the cases of a whole batch, waveforms to logits."""
     fused = _our_network(work, candidate, through)
     batch_size, extractor = len(work.waveform), candidate.extractor
+    log_mel = our_mel(extractor)
 
     @torch.inference_mode()
     def ours() -> torch.Tensor:
-        return fused(extractor.log_mel(work.waveform)).logits
+        return fused(log_mel(work.waveform)).logits
 
     for twin, network in candidate.twins.items():
         plain = _plain_forward(work, network, extractor)
@@ -175,11 +176,12 @@ def _onnx_latency(path: Path, candidate: Candidate) -> Forward:
     options.intra_op_num_threads = torch.get_num_threads() if takes_waveform else 1
     options.add_session_config_entry("session.force_spinning_stop", "1")  # leaves the cores to the other side
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    log_mel = our_mel(candidate.extractor)
     (entry,), (result,) = session.get_inputs(), session.get_outputs()
 
     @torch.inference_mode()
     def classify(clip: torch.Tensor) -> torch.Tensor:
-        inputs = clip if takes_waveform else candidate.extractor.log_mel(clip)
+        inputs = clip if takes_waveform else log_mel(clip)
         scores = torch.from_numpy(session.run([result.name], {entry.name: inputs.numpy()})[0])
         return scores if takes_waveform else scores.softmax(dim=1)
 

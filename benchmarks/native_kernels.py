@@ -1,4 +1,4 @@
-"""Times native kernels against torch's operations on a CPU, in turn: training steps of CP-Mobile's sizes, and DIR.
+"""Times native kernels against torch's operations on a CPU, in turn: training steps of CP-Mobile, DIR, and log-mels.
 
 python benchmarks/native_kernels.py [--threads 2] [--repetitions 6]
 """
@@ -6,11 +6,13 @@ python benchmarks/native_kernels.py [--threads 2] [--repetitions 6]
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 
 from hf_ascdistill import (
+    AcousticFrontend,
+    AscFeatureExtractor,
     CpMobileConfig,
     CpMobileForAudioClassification,
     DeviceImpulseResponse,
@@ -58,6 +60,24 @@ def convolutions() -> list[Callable[[], object]]:
     return [lambda transform=transform: transform(batch) for transform in transforms]
 
 
+def log_mels(preset: str, clips: int) -> list[Callable[[], object]]:
+    """Returns log-mels of a batch, the second with native kernels."""
+    torch.manual_seed(0)
+    batch, extractor = {"waveform": torch.randn(clips, SAMPLES)}, AscFeatureExtractor.from_preset(preset)
+    frontends = [AcousticFrontend(extractor, native_kernels=is_native) for is_native in (False, True)]
+    return [lambda frontend=frontend: frontend(batch) for frontend in frontends]
+
+
+def cases() -> Iterator[tuple[str, int, list[Callable[[], object]]]]:
+    """Yields what is timed: a title, the number of clips, and the work in both ways."""
+    for size, clips in BATCHES.items():
+        yield f"training step, CP-Mobile {size}, batch {clips}", clips, training_steps(size, clips)
+    yield f"DIR of every clip, batch {CLIPS}", CLIPS, convolutions()
+    for preset in ("cp-mobile", "cp-resnet", "passt"):
+        for clips in (CLIPS, 1):
+            yield f"log-mels, {preset}, batch {clips}", clips, log_mels(preset, clips)
+
+
 def main() -> None:
     """Measures, and prints a row each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -67,9 +87,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()
     print("| work | torch, ms a clip | native, ms a clip | times |\n|---|---|---|---|")
-    cases = [(f"training step, CP-Mobile {size}, batch {clips}", clips, size) for size, clips in BATCHES.items()]
-    for name, clips, size in [*cases, (f"DIR of every clip, batch {CLIPS}", CLIPS, None)]:
-        works = convolutions() if size is None else training_steps(size, clips)
+    for name, clips, works in cases():
         usual, native = (took / clips for took in milliseconds(works, arguments.repetitions))
         print(f"| {name} | {usual:.3f} | {native:.3f} | {usual / native:.2f} |", flush=True)
 

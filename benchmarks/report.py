@@ -51,8 +51,9 @@ converted checkpoint, whose denormals are 0. The recipes also flush denormals (`
 do before its first thread starts; both sides share a process here, so it is off for both, and what flushing would add
 to ours in training is in no figure.
 
-**Native kernels.** CP-Mobile trains and DIR convolves in the package's own kernels (`native_kernels`), which GCC has
-compiled before the clock runs; everything else of ours is torch's operations.
+**Native kernels.** CP-Mobile trains, DIR convolves and the front-end makes log-mels in the package's own kernels
+(`native_kernels`), which GCC has compiled before the clock runs; everything else of ours is torch's operations, also
+the log-mels of `AscFeatureExtractor` itself, which "Other packages" and "latency of one clip, torch" take.
 
 In evaluation our model is `drop_dead_channels(fuse(model))` in channels_last, and `torch.compile` of it, which takes
 about ten seconds to build; for one clip at a time it is `compile_classifier`, twenty seconds. onnxruntime has two

@@ -66,11 +66,11 @@ def test_logits_are_those_of_a_plain_forward_pass(straight, crops, model):
     assert np.ptp(expected, axis=0).min() > 1e-3  # clips differ, else any order would do
 
 
-def test_switched_off_folding_gives_the_logits_of_the_model_itself(crops, model, tmp_path):
+def test_all_switched_off_gives_the_logits_of_the_model_itself(crops, model, tmp_path):
     with torch.inference_mode():
         mels = frontend().extractor.log_mel(torch.tensor(np.stack(crops[:]["waveform"])))
         expected = torch.cat([model.eval()(part).logits for part in mels.split(BATCH)]).numpy()
-    settings = PredictionSettings(BATCH, CLIPS_PER_FILE, fused=False)
+    settings = PredictionSettings(BATCH, CLIPS_PER_FILE, fused=False, native_kernels=False)
     logits = predict_logits(model, crops, tmp_path, frontend=frontend(), settings=settings)
     np.testing.assert_array_equal(logits.logits, expected)
 
@@ -223,12 +223,12 @@ def test_many_teachers_give_bit_for_bit_what_each_gives_alone(teachers, crops, o
 
 def test_audio_is_read_once_and_each_front_end_works_once(teachers, crops, tmp_path, monkeypatch):
     reads, log_mels = [], []
-    read, log_mel = Store.read, AscFeatureExtractor.log_mel
+    read, to_spectrograms = Store.read, AcousticFrontend.to_spectrograms
     monkeypatch.setattr(Store, "read", lambda self, *place: reads.append(place) or read(self, *place))
     monkeypatch.setattr(
-        AscFeatureExtractor,
-        "log_mel",
-        lambda self, *args, **kwargs: log_mels.append(self.hop_length) or log_mel(self, *args, **kwargs),
+        AcousticFrontend,
+        "to_spectrograms",
+        lambda self, batch: log_mels.append(self.extractor.hop_length) or to_spectrograms(self, batch),
     )
     many(teachers, crops, tmp_path)
     assert len(reads) == CROPS

@@ -73,7 +73,7 @@ def predict_batches_of_many(
     seats = {}
     for key, (model, frontend) in models.items():
         device = next(model.eval().parameters()).device
-        seats[key] = (device, *front_end_settings(frontend.extractor).items())
+        seats[key] = (device, frontend.native_kernels, *front_end_settings(frontend.extractor).items())
     accelerators = {device for device, *_ in seats.values() if device.type != "cpu"}
     waiting = None  # an accelerator works on a batch while the next one is read
     for batch in DataLoader(clips, batch_size, collate_fn=collate_clips, pin_memory=bool(accelerators)):

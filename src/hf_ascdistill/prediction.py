@@ -45,6 +45,8 @@ class PredictionSettings:
         clips_per_file (`int`, *optional*, defaults to 4096): clips in one file, the unit of work of a process.
         fused (`bool`, *optional*, defaults to `True`): predict with [`fuse`]d copies of the models; logits move
             by 1e-5.
+        native_kernels (`bool`, *optional*, defaults to `True`): on a CPU, make log-mels in compiled kernels; see
+            [`AcousticFrontend`].
 
     Raises:
         ValueError: a number is less than 1.
@@ -53,6 +55,7 @@ class PredictionSettings:
     batch_size: int = field(default=256, metadata={"help": "clips at a time"})
     clips_per_file: int = field(default=CLIPS_PER_FILE, metadata={"help": "work of a process between two files"})
     fused: bool = field(default=True, metadata={"help": "fold batch normalisations: faster, logits move by 1e-5"})
+    native_kernels: bool = field(default=True, metadata={"help": "on a CPU, make log-mels in C++: faster"})
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "clips_per_file"):
@@ -230,7 +233,7 @@ def _predict_missing(
     todo = {file: folders for file, folders in lacking.items() if folders}
     state = PartialState()
     busy = {
-        folder: teacher._replace(model=_ready(teacher.model, fused=settings.fused).to(state.device))
+        folder: _ready(teacher, settings, state.device)
         for folder, teacher in teachers.items()
         if any(folder in folders for folders in todo.values())
     }
@@ -246,10 +249,14 @@ def _predict_missing(
                 write_logits_file(folder / file, clips.example_ids[rows], logits, content=clips.content[rows])
 
 
-def _ready(model: nn.Module, *, fused: bool) -> nn.Module:
-    """Returns the model that predicts: a folded copy where there is something to fold."""
-    can_fuse = fused and next(foldable_norms(model), None) is not None
-    return fuse(model, memory_format=torch.channels_last) if can_fuse else model
+def _ready(teacher: _Teacher, settings: PredictionSettings, device: torch.device) -> _Teacher:
+    """Returns the teacher that predicts: with a folded copy of its model where there is something to fold."""
+    name, model, frontend = teacher
+    if settings.fused and next(foldable_norms(model), None) is not None:
+        model = fuse(model, memory_format=torch.channels_last)
+    if not settings.native_kernels:
+        frontend = frontend.with_native_kernels(False)
+    return _Teacher(name, model.to(device), frontend)
 
 
 def _predict_file(

@@ -37,6 +37,7 @@ LAYERS = {
     "native": 1,
     "native.convolution": 0,
     "native.kernels": 0,
+    "native.log_mel": 0,
     "pictures": 1,
     "teachers": 2,
     "prediction": 2,

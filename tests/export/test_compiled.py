@@ -91,9 +91,10 @@ def test_the_published_student_compiled_gives_the_reference_probabilities(golden
 
 
 @needs_compiler
-def test_a_compiled_classifier_gives_the_models_probabilities_and_refuses_other_shapes():
+@pytest.mark.parametrize("native_kernels", [True, False])
+def test_a_compiled_classifier_gives_the_models_probabilities_and_refuses_other_shapes(native_kernels):
     waveform = noise(3, 16_000)
-    classify = compile_classifier(resnet(), EXTRACTOR, samples=16_000)
+    classify = compile_classifier(resnet(), EXTRACTOR, samples=16_000, native_kernels=native_kernels)
     with torch.no_grad():
         expected = resnet()(EXTRACTOR.log_mel(waveform)).logits.softmax(1)
     outputs = torch.cat([classify(clip) for clip in waveform.split(1)])

@@ -24,6 +24,7 @@ from hf_ascdistill.transforms import PAPER_AUGMENTATION
 from hf_ascdistill.transforms.frontend import ComposeTransforms
 
 CLIPS, SAMPLES = 6, 2000
+MEL_TOLERANCE = 1e-4
 BANK = torch.randn(3, 40, generator=torch.Generator().manual_seed(5))
 SMALL_MASKS = {"max_freq_mask": 6, "max_time_mask": 4, "roll_max_shift": 300}
 
@@ -73,7 +74,7 @@ def dataset(waveform):
 
 
 def test_the_waveform_becomes_the_extractors_mels(extractor, batch):
-    result = AcousticFrontend(extractor)(batch)
+    result = AcousticFrontend(extractor, native_kernels=False)(batch)
     torch.testing.assert_close(result["input_values"], extractor.log_mel(batch["waveform"]), atol=0, rtol=0)
     assert set(result) == set(batch) - {"waveform"} | {"input_values"}
     assert all(result[name] is batch[name] for name in ("labels", "device_ids", "teacher_logits", "example_id"))
@@ -152,7 +153,7 @@ def test_an_impossible_jitter_raises(extractor, jitter):
 
 def test_training_changes_the_mels_and_evaluation_draws_nothing(extractor, batch):
     frontend = build_frontend(extractor, AugmentationSettings(**SMALL_MASKS), impulse_responses=BANK)
-    expected = extractor.log_mel(batch["waveform"])
+    expected = AcousticFrontend(extractor)(batch)["input_values"]
     torch.manual_seed(0)
     assert not torch.equal(frontend(batch)["input_values"], expected)
     state = torch.get_rng_state()
@@ -264,7 +265,7 @@ def test_the_dataset_itself_keeps_yielding_waveforms(extractor, dataset):
 def test_a_dataset_that_holds_its_waveforms_needs_no_transform(extractor, waveform):
     stored = Dataset.from_dict({"waveform": list(waveform.numpy()), "labels": list(range(CLIPS))})
     mels = with_frontend(stored, AcousticFrontend(extractor))[:]["input_values"]
-    torch.testing.assert_close(mels, extractor.log_mel(waveform), atol=1e-6, rtol=0)
+    torch.testing.assert_close(mels, extractor.log_mel(waveform), atol=MEL_TOLERANCE, rtol=0)
 
 
 def test_chosen_columns_stay_chosen(extractor, dataset):

@@ -2,6 +2,8 @@
 
 import shutil
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,6 +12,8 @@ from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch.nn import functional
 
 from ..models.feature_extraction_asc import AscFeatureExtractor
+from ..native.kernels import can_use_kernels
+from ..native.log_mel import can_transform, log_mel
 from .graphs import FourierLogMel, WaveformToProbabilities
 from .onnx_graphs import quiet_exporter
 
@@ -78,13 +82,16 @@ class CompiledClassifier:
     """What [`compile_classifier`] returns.
 
     Args:
-        network (`nn.Module`): waveform `(1, T)` to probabilities.
+        network (`nn.Module`): waveform `(1, T)`, or what `front_end` makes of it, to probabilities.
         samples (`int`): length T of the clips.
+        front_end (`Callable`, *optional*): works before the network, as it is.
     """
 
-    def __init__(self, network: nn.Module, *, samples: int):
-        self.shape = (1, samples)
-        program = torch.export.export(network, (torch.zeros(self.shape),))
+    def __init__(
+        self, network: nn.Module, *, samples: int, front_end: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ):
+        self.shape, self._front_end = (1, samples), front_end
+        program = torch.export.export(network, (self._inputs(torch.zeros(self.shape)),))
         with tempfile.TemporaryDirectory() as folder:
             path = aoti_compile_and_package(program, package_path=str(Path(folder, "classifier.pt2")))
             self._run = aoti_load_package(path)
@@ -108,11 +115,14 @@ class CompiledClassifier:
                 f"waveform is {waveform.dtype} of shape {tuple(waveform.shape)} on {waveform.device}; expected "
                 f"float32 of shape {self.shape} on the CPU; compile_classifier(..., samples=T) takes another length."
             )
-        return self._run(waveform)
+        return self._run(self._inputs(waveform))
+
+    def _inputs(self, waveform: torch.Tensor) -> torch.Tensor:
+        return waveform if self._front_end is None else self._front_end(waveform)
 
 
 def compile_classifier(
-    model: nn.Module, extractor: AscFeatureExtractor, *, samples: int | None = None
+    model: nn.Module, extractor: AscFeatureExtractor, *, samples: int | None = None, native_kernels: bool = True
 ) -> CompiledClassifier:
     """Compiles front-end, classifier and softmax for the shortest way from one clip to its probabilities on a CPU.
 
@@ -124,9 +134,11 @@ def compile_classifier(
         model (`nn.Module`): a classifier of this package; it is copied.
         extractor ([`AscFeatureExtractor`]): its front-end.
         samples (`int`, *optional*): length T of the clips; unset: one second.
+        native_kernels (`bool`, *optional*, defaults to `True`): make log-mels in this package's kernels where GCC can
+            compile them, see [`AcousticFrontend`]; off: the front-end is compiled with the network.
 
     Returns:
-        [`CompiledClassifier`]: called with a waveform `(1, T)`; compiling takes some thirty seconds.
+        [`CompiledClassifier`]: called with a waveform `(1, T)`; compiling takes some twenty seconds.
 
     Raises:
         ValueError: `samples` is less than the front-end's `n_fft`, or the model has batch normalisations that cannot
@@ -153,6 +165,9 @@ def compile_classifier(
     network = WaveformToProbabilities(model, extractor, FourierLogMel).eval()
     take_apart(network.mel_to_logits)
     with quiet_exporter():  # it tells that the Fourier transform stays as it is
+        if native_kernels and can_transform(extractor.n_fft) and can_use_kernels():
+            classify = nn.Sequential(network.mel_to_logits, nn.Softmax(1))
+            return CompiledClassifier(classify, samples=samples, front_end=partial(log_mel, extractor))
         return CompiledClassifier(network, samples=samples)
 
 

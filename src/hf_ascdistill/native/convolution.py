@@ -7,34 +7,34 @@ import torch
 
 from .kernels import call
 
-LINE = 16  # complex numbers in a row of the kernels
+MOST_LANES = 16  # complex numbers in a row of the kernels, at most
 
 
 class ConvolutionSizes(ctypes.Structure):
     """Sizes of a batch of clips, or of a bank of responses, and of their transforms."""
 
-    _fields_ = [(name, ctypes.c_int) for name in ("clips", "samples", "rows")]
+    _fields_ = [(name, ctypes.c_int) for name in ("clips", "samples", "numbers")]
 
 
-def transform_rows(samples: int) -> int:
-    """Returns how many rows of a transform hold so many real samples: a power of 2, or three times one."""
-    needed = -(-samples // (2 * LINE))
-    powers = [2**exponent for exponent in range(needed.bit_length() + 1)]
-    return min(rows for rows in powers + [3 * power for power in powers] if rows >= needed)
+def transform_size(samples: int) -> int:
+    """Returns how many complex numbers hold so many real samples: a power of 2 or three times one, 16 or more."""
+    needed = max(-(-samples // 2), MOST_LANES)
+    powers = [MOST_LANES * 2**exponent for exponent in range(needed.bit_length())]
+    return min(size for size in powers + [3 * power for power in powers] if size >= needed)
 
 
 @lru_cache(maxsize=4)
-def _tables(rows: int) -> torch.Tensor:
-    tables = torch.empty(4 * LINE * rows + 2 * (2 * LINE) ** 2 + 4 * rows)
-    call("convolution_tables", ConvolutionSizes(0, 0, rows), tables)
+def _tables(size: int) -> torch.Tensor:
+    tables = torch.empty(5 * size + 2 * (2 * MOST_LANES) ** 2)
+    call("convolution_tables", ConvolutionSizes(0, 0, size), tables)
     return tables
 
 
 @lru_cache(maxsize=4)
-def _bank_spectra(responses: torch.Tensor, rows: int) -> torch.Tensor:
+def _bank_spectra(responses: torch.Tensor, size: int) -> torch.Tensor:
     """Returns the spectra of a bank. The cache knows a bank by its identity and stays in this process."""
-    spectra = responses.new_empty(len(responses), rows, 2 * LINE)
-    call("response_spectra", ConvolutionSizes(*responses.shape, rows), responses.contiguous(), _tables(rows), spectra)
+    spectra = responses.new_empty(len(responses), 2 * size)
+    call("response_spectra", ConvolutionSizes(*responses.shape, size), responses.contiguous(), _tables(size), spectra)
     return spectra
 
 
@@ -53,11 +53,11 @@ def convolve_chosen(waveform: torch.Tensor, chosen: torch.Tensor, responses: tor
         ImportError: the kernels cannot be compiled, see [`load_kernels`].
     """
     clips, samples = waveform.shape
-    rows = transform_rows(samples + responses.shape[1] - 1)
-    tables, spectra, convolved = _tables(rows), _bank_spectra(responses, rows), waveform.new_empty(clips, samples)
+    size = transform_size(samples + responses.shape[1] - 1)
+    tables, spectra, convolved = _tables(size), _bank_spectra(responses, size), waveform.new_empty(clips, samples)
     inputs = waveform.contiguous(), chosen.contiguous()
-    call("convolve", ConvolutionSizes(clips, samples, rows), *inputs, spectra, tables, convolved)
+    call("convolve", ConvolutionSizes(clips, samples, size), *inputs, spectra, tables, convolved)
     return convolved
 
 
-__all__ = ["convolve_chosen", "transform_rows"]
+__all__ = ["convolve_chosen", "transform_size"]

@@ -17,8 +17,8 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 FOLDER = Path(__file__).parent
-SOURCES = ("inverted_residual.cpp", "stem.cpp", "convolution.cpp")
-HEADERS = ("maps.h", "matrices.h")
+SOURCES = ("inverted_residual.cpp", "stem.cpp", "convolution.cpp", "log_mel.cpp")
+HEADERS = ("fourier.h", "maps.h", "matrices.h")
 COMPILER = "g++"  # its OpenMP is the one that torch is built with, so that both share their threads
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
 X86 = ("x86_64", "AMD64")
@@ -46,6 +46,8 @@ TENSORS = {
     "convolution_tables": 1,
     "response_spectra": 3,
     "convolve": 5,
+    "log_mel_tables": 4,
+    "log_mel": 8,
 }
 
 
@@ -128,8 +130,8 @@ def call(kernel: str, sizes: ctypes.Structure, *tensors: torch.Tensor | None) ->
 
     Args:
         kernel (`str`): its name.
-        sizes (`BlockSizes | StemSizes`): what it works on.
-        tensors (`torch.Tensor | None`): on the CPU, contiguous; sums over places are float64, all others float32.
+        sizes (`ctypes.Structure`): what it works on.
+        tensors (`torch.Tensor | None`): on the CPU, contiguous, of the types in the kernel's signature.
     """
     assert all(tensor is None or tensor.is_contiguous() for tensor in tensors), kernel
     addresses = (None if tensor is None else tensor.data_ptr() for tensor in tensors)

@@ -70,10 +70,10 @@ def _has_hooks(module: nn.Module) -> bool:
 def use_native_kernels(model: nn.Module) -> nn.Module:
     """Makes the CP-Mobiles in a model train in native kernels, in place: faster on a CPU.
 
-    A step is 1.7 times as fast at 128K, 1.1 times at 8M (`benchmarks/native_kernels.py`), and takes less memory. The
-    same mathematics with other rounding, more exact than torch's in channels_last. Evaluation, other devices and
-    types, quantised or folded layers, the widest blocks and all other networks stay as they are, and so do parameters
-    and state dict.
+    A step is 1.3 to 1.7 times as fast at 128K, less so in larger sizes (`benchmarks/native_kernels.py`), and takes
+    less memory. The same mathematics with other rounding, more exact than torch's in channels_last. Evaluation, other
+    devices and types, quantised or folded layers, the widest blocks and all other networks stay as they are, and so
+    do parameters and state dict.
 
     Args:
         model (`nn.Module`): any network.
