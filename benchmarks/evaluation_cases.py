@@ -14,11 +14,11 @@ from timing import Case
 from torch import nn
 from workload import SAMPLING_RATE, Workload, check_close, exact_convolutions
 
-from hf_ascdistill import AscFeatureExtractor, compile_classifier, drop_dead_channels, fuse
+from hf_ascdistill import AscFeatureExtractor, compile_classifier, inference_copy
 from hf_ascdistill.export.compiled import COMPILERS
 
 SECTION = "Evaluation"
-COMPILED = "torch, compile_classifier"
+COPIED, COMPILED, SINGLE = "inference_copy", "torch.compile", "compile_classifier"  # ways through torch
 LOGIT_TOLERANCE, PROBABILITY_TOLERANCE = 1e-3, 1e-3
 INT8_TOLERANCE = 0.2  # of a probability: a quantised network is another one, and its accuracy is measured elsewhere
 BATCH_GOALS = {"published": 6.0, "zeroed": 3.0}
@@ -55,14 +55,14 @@ class Candidate:
 def evaluation_cases(work: Workload) -> Iterator[Case]:
     """Yields mel and network in batches, then from one clip to its probabilities."""
     candidates = list(_candidates(work))
-    ways = ["torch", *(["torch.compile"] if has_compiler() else [])]
+    ways = [COPIED, *([COMPILED] if has_compiler() else [])]
     for candidate in candidates:
         for way in ways:
             yield from _batch_cases(work, candidate, through=way)
     for candidate in candidates:
         for way in ways:
             ours = _our_latency(work, candidate, through=way)
-            name = COMPILED if way == "torch.compile" and work.device.type == "cpu" else way
+            name = SINGLE if way == COMPILED and work.device.type == "cpu" else way
             yield from _latency_cases(work, candidate, ours, through=name, tolerance=PROBABILITY_TOLERANCE)
     is_exported = work.device.type == "cpu" and work.checkpoint is not None and work.clips is not None
     if is_exported and not missing_export_packages():
@@ -83,9 +83,10 @@ def has_compiler() -> bool:
 
 
 def _our_network(work: Workload, candidate: Candidate, through: str) -> nn.Module:
-    """Returns the fused model, compiled or not."""
-    fused = drop_dead_channels(fuse(candidate.model)).to(work.device, memory_format=torch.channels_last)
-    return torch.compile(fused) if through == "torch.compile" else fused
+    """Returns the copy for inference, or one in torch's operations, compiled."""
+    if through == COMPILED:
+        return torch.compile(inference_copy(candidate.model, work.device, native_kernels=False))
+    return inference_copy(candidate.model, work.device)
 
 
 def _candidates(work: Workload) -> Iterator[Candidate]:
@@ -118,7 +119,8 @@ def _batch_cases(work: Workload, candidate: Candidate, *, through: str) -> Itera
         name = candidate.name(f"mel and network, batch {batch_size}, {through}", twin)
         with exact_convolutions():
             check_close(name, ours(), plain(work.waveform), tolerance=LOGIT_TOLERANCE)
-        peer, goal = (PEER_EVALUATION[candidate.architecture],), _goal(BATCH_GOALS, twin)
+        goal = _goal(BATCH_GOALS, twin) if through == COPIED else None
+        peer = (PEER_EVALUATION[candidate.architecture],)
         yield Case(SECTION, name, batch_size, ours, lambda plain=plain: plain(work.waveform), peer, goal)
 
 
@@ -137,14 +139,14 @@ def _latency_cases(
         with exact_convolutions():
             check_close(name, ours(clip), plain(), tolerance=tolerance)
         # one clip at a time is what compile_classifier is for: of torch's ways, the goal is that one's
-        goal = None if through == "torch" and has_compiler() else _goal(LATENCY_GOALS, twin)
+        goal = None if through == COPIED and has_compiler() else _goal(LATENCY_GOALS, twin)
         peer = (PEER_LATENCY[candidate.architecture],)
         yield Case(SECTION, name, 1, lambda: ours(clip), plain, peer, goal)
 
 
 def _our_latency(work: Workload, candidate: Candidate, *, through: str) -> Forward:
     """Returns waveform to probabilities through the fused model, or compiled as a whole."""
-    if through == "torch.compile" and work.device.type == "cpu":
+    if through == COMPILED and work.device.type == "cpu":
         return compile_classifier(candidate.model, candidate.extractor, samples=work.waveform.shape[1])
     fused, extractor = _our_network(work, candidate, through), candidate.extractor
 

@@ -1,4 +1,4 @@
-"""Times native kernels against torch's operations on a CPU, in turn: training steps of CP-Mobile, DIR, and log-mels.
+"""Times native kernels against torch's operations on a CPU, in turn: CP-Mobile's training and inference, DIR, log-mels.
 
 python benchmarks/native_kernels.py [--threads 2] [--repetitions 6]
 """
@@ -16,11 +16,13 @@ from hf_ascdistill import (
     CpMobileConfig,
     CpMobileForAudioClassification,
     DeviceImpulseResponse,
+    inference_copy,
     keep_freed_memory,
     use_native_kernels,
 )
 
 BATCHES = {"128k": 64, "450k": 64, "1m": 64, "4m": 32, "8m": 32}  # clips of a step
+SMALL_SIZES = ("128k", "450k", "1m")  # inference in native kernels is for these
 CLIPS, SAMPLES, RESPONSES, TAPS = 64, 32_000, 57, 16_000
 WARMUPS = 3
 
@@ -52,6 +54,14 @@ def training_steps(size: str, clips: int) -> list[Callable[[], object]]:
     return [lambda model=model: step(model) for model in models]
 
 
+def inferences(size: str, clips: int) -> list[Callable[[], object]]:
+    """Returns the logits of a batch by two copies for inference, the second with native kernels."""
+    torch.manual_seed(0)
+    model, inputs = CpMobileForAudioClassification(CpMobileConfig.from_preset(size)), torch.randn(clips, 256, 64)
+    copies = [inference_copy(model, native_kernels=is_native) for is_native in (False, True)]
+    return [lambda network=network: torch.inference_mode()(network)(inputs) for network in copies]
+
+
 def convolutions() -> list[Callable[[], object]]:
     """Returns DIR of every clip of a batch, the second with native kernels."""
     torch.manual_seed(0)
@@ -72,6 +82,9 @@ def cases() -> Iterator[tuple[str, int, list[Callable[[], object]]]]:
     """Yields what is timed: a title, the number of clips, and the work in both ways."""
     for size, clips in BATCHES.items():
         yield f"training step, CP-Mobile {size}, batch {clips}", clips, training_steps(size, clips)
+    for size in SMALL_SIZES:
+        for clips in (CLIPS, 1):
+            yield f"inference, CP-Mobile {size}, batch {clips}", clips, inferences(size, clips)
     yield f"DIR of every clip, batch {CLIPS}", CLIPS, convolutions()
     for preset in ("cp-mobile", "cp-resnet", "passt"):
         for clips in (CLIPS, 1):

@@ -51,17 +51,18 @@ converted checkpoint, whose denormals are 0. The recipes also flush denormals (`
 do before its first thread starts; both sides share a process here, so it is off for both, and what flushing would add
 to ours in training is in no figure.
 
-**Native kernels.** CP-Mobile trains, DIR convolves and the front-end makes log-mels in the package's own kernels
-(`native_kernels`), which GCC has compiled before the clock runs; everything else of ours is torch's operations, also
-the log-mels of `AscFeatureExtractor` itself, which "Other packages" and "latency of one clip, torch" take.
+**Native kernels.** CP-Mobile trains and classifies, DIR convolves and the front-end makes log-mels in the package's
+own kernels (`native_kernels`), which GCC has compiled before the clock runs; everything else of ours is torch's
+operations, also the log-mels of `AscFeatureExtractor` itself, which "Other packages" and "latency of one clip,
+inference_copy" take.
 
-In evaluation our model is `drop_dead_channels(fuse(model))` in channels_last, and `torch.compile` of it, which takes
-about ten seconds to build; for one clip at a time it is `compile_classifier`, twenty seconds. onnxruntime has two
-threads where it reads waveforms, one where it reads our log-mels. The front-end has the student's settings: DIR of 60
-% of the clips, roll, mel with jitter, frequency mask; and Freq-MixStyle on every batch, so that every repetition does
-the same work. "Store to step" draws its batches from clips that were prepared once, ours from the store and plain
-from one .npy file a clip. PaSST-S runs in float32, ours with the fused Adam of its recipe and hear21passt's network
-with Adam as torch gives it by default. ASTFeatureExtractor and Kaldi make 98 frames of a clip where ours makes 100.
+In evaluation our model is `inference_copy(model)`; for batches also what `torch.compile` makes of it without native
+kernels, and for one clip at a time `compile_classifier`. onnxruntime has two threads where it reads waveforms, one
+where it reads our log-mels. The front-end has the student's settings: DIR of 60 % of the clips, roll, mel with jitter,
+frequency mask; and Freq-MixStyle on every batch, so that every repetition does the same work. "Store to step" draws
+its batches from clips that were prepared once, ours from the store and plain from one .npy file a clip. PaSST-S runs
+in float32, ours with the fused Adam of its recipe and hear21passt's network with Adam as torch gives it by default.
+ASTFeatureExtractor and Kaldi make 98 frames of a clip where ours makes 100.
 """
 NOT_MEASURED_ON_GPU = f"""## {NOT_MEASURED}
 

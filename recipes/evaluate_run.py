@@ -6,7 +6,6 @@ python recipes/evaluate_run.py --model runs/student-cpr-128k-dirfms-s0 --data pr
 import json
 from dataclasses import dataclass, field
 
-import torch
 from accelerate import PartialState
 
 from hf_ascdistill import (
@@ -14,8 +13,8 @@ from hf_ascdistill import (
     DeviceStudents,
     aligned_only,
     evaluate_clips,
-    fuse,
     has_device_students,
+    inference_copy,
     load_classifier,
     load_split,
     metrics_table,
@@ -35,7 +34,7 @@ class EvaluateArguments:
     aligned: bool = field(default=False, metadata={"help": "of the crops, only those that begin where a clip does"})
     batch_size: int = field(default=64, metadata={"help": "clips at a time"})
     fused: bool = field(default=True, metadata={"help": "fold batch normalisations: faster, logits move by 1e-5"})
-    native_kernels: bool = field(default=True, metadata={"help": "on a CPU, make log-mels in C++: faster"})
+    native_kernels: bool = field(default=True, metadata={"help": "on a CPU, do log-mels and CP-Mobile in C++: faster"})
     json: bool = field(default=False, metadata={"help": "print JSON instead of a table"})
 
 
@@ -51,9 +50,9 @@ def main(argv: list[str] | None = None) -> None:
         metrics = students.evaluate(clips, **settings)
     else:
         model, extractor = load_classifier(arguments.model, scenes)
-        model = fuse(model, memory_format=torch.channels_last) if arguments.fused else model
-        model.to(PartialState().device)
-        frontend = AcousticFrontend(extractor, native_kernels=arguments.native_kernels)
+        device, native = PartialState().device, arguments.native_kernels
+        model = inference_copy(model, device, native_kernels=native) if arguments.fused else model.to(device)
+        frontend = AcousticFrontend(extractor, native_kernels=native)
         metrics = evaluate_clips(model, clips, frontend=frontend, **settings)
     print(json.dumps(metrics, indent=1) if arguments.json else metrics_table(metrics))
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +58,15 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_logits_are_those_of_a_plain_forward_pass(straight, crops, model):
+@pytest.mark.parametrize("native_kernels", [True, False])
+def test_logits_are_those_of_a_plain_forward_pass(native_kernels, crops, model, tmp_path):
     with torch.no_grad():
         mels = frontend().extractor.log_mel(torch.tensor(np.stack(crops[:]["waveform"])))
         expected = model.eval()(mels).logits.numpy()
-    assert straight[1].example_ids.tolist() == example_ids(crops)
-    np.testing.assert_allclose(straight[1].logits, expected, atol=1e-5)
+    settings = replace(SETTINGS, native_kernels=native_kernels)
+    logits = predict_logits(model, crops, tmp_path, frontend=frontend(), settings=settings)
+    assert logits.example_ids.tolist() == example_ids(crops)
+    np.testing.assert_allclose(logits.logits, expected, atol=1e-5)
     assert np.ptp(expected, axis=0).min() > 1e-3  # clips differ, else any order would do
 
 
@@ -170,10 +174,12 @@ def test_model_with_other_classes_raises_and_both_sides_are_named(crops, tmp_pat
         predict(crops, tmp_path, tiny_model(["indoor", "outdoor"]))
 
 
-def test_logits_that_are_nan_are_never_written(crops, model, tmp_path):
+@pytest.mark.parametrize("native_kernels", [True, False])
+def test_logits_that_are_nan_are_never_written(native_kernels, crops, model, tmp_path):
+    settings = replace(SETTINGS, native_kernels=native_kernels)
     torch.nn.init.constant_(next(model.parameters()), torch.nan)
     with pytest.raises(ValueError, match=f"NaN or infinite, among them {example_ids(crops)[0]}"):
-        predict(crops, tmp_path, model)
+        predict_logits(model, crops, tmp_path, frontend=frontend(), settings=settings)
     assert not list(tmp_path.glob("*.arrow*"))
 
 

@@ -61,6 +61,7 @@ _PUBLIC_NAMES = {
         "named_by_folder",
         "write_ensemble",
     ),
+    "inference": ("inference_copy",),
     "prediction": ("PredictionSettings", "predict_logits", "predict_logits_of_many"),
     "quantization": ("FreezeRanges", "calibrate", "plain_model", "prepare_qat"),
     "int8": ("int8_twin",),

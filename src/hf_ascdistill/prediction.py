@@ -28,7 +28,8 @@ from .data.logits import (
 )
 from .evaluation import front_end_settings, predict_batches_of_many
 from .files import write_json
-from .fusing import foldable_norms, fuse
+from .fusing import foldable_norms
+from .inference import inference_copy
 from .teachers import check_scenes, model_identity
 from .transforms.frontend import AcousticFrontend
 
@@ -43,10 +44,10 @@ class PredictionSettings:
     Args:
         batch_size (`int`, *optional*, defaults to 256): clips at a time.
         clips_per_file (`int`, *optional*, defaults to 4096): clips in one file, the unit of work of a process.
-        fused (`bool`, *optional*, defaults to `True`): predict with [`fuse`]d copies of the models; logits move
-            by 1e-5.
-        native_kernels (`bool`, *optional*, defaults to `True`): on a CPU, make log-mels in compiled kernels; see
-            [`AcousticFrontend`].
+        fused (`bool`, *optional*, defaults to `True`): predict with folded copies of the models; logits move by
+            1e-5. See [`inference_copy`].
+        native_kernels (`bool`, *optional*, defaults to `True`): on a CPU, make log-mels ([`AcousticFrontend`]) and
+            the logits of folded CP-Mobiles in compiled kernels.
 
     Raises:
         ValueError: a number is less than 1.
@@ -55,7 +56,7 @@ class PredictionSettings:
     batch_size: int = field(default=256, metadata={"help": "clips at a time"})
     clips_per_file: int = field(default=CLIPS_PER_FILE, metadata={"help": "work of a process between two files"})
     fused: bool = field(default=True, metadata={"help": "fold batch normalisations: faster, logits move by 1e-5"})
-    native_kernels: bool = field(default=True, metadata={"help": "on a CPU, make log-mels in C++: faster"})
+    native_kernels: bool = field(default=True, metadata={"help": "on a CPU, do log-mels and CP-Mobile in C++: faster"})
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "clips_per_file"):
@@ -253,7 +254,7 @@ def _ready(teacher: _Teacher, settings: PredictionSettings, device: torch.device
     """Returns the teacher that predicts: with a folded copy of its model where there is something to fold."""
     name, model, frontend = teacher
     if settings.fused and next(foldable_norms(model), None) is not None:
-        model = fuse(model, memory_format=torch.channels_last)
+        model = inference_copy(model, device, native_kernels=settings.native_kernels)
     if not settings.native_kernels:
         frontend = frontend.with_native_kernels(False)
     return _Teacher(name, model.to(device), frontend)

@@ -40,6 +40,7 @@ LAYERS = {
     "native.log_mel": 0,
     "pictures": 1,
     "teachers": 2,
+    "inference": 2,
     "prediction": 2,
     "ensembles": 2,
     "online": 2,

@@ -1,4 +1,4 @@
-"""One clip at a time on a CPU: a classifier whose convolutions are matrix products and sums, compiled as a whole."""
+"""One clip at a time on a CPU: a native kernel, or convolutions as matrix products and sums, compiled as a whole."""
 
 import shutil
 import tempfile
@@ -11,10 +11,12 @@ from torch import nn
 from torch._inductor import aoti_compile_and_package, aoti_load_package
 from torch.nn import functional
 
+from ..fusing import drop_dead_channels, fuse
 from ..models.feature_extraction_asc import AscFeatureExtractor
+from ..native.classifier import NativeClassifier, can_classify
 from ..native.kernels import can_use_kernels
 from ..native.log_mel import can_transform, log_mel
-from .graphs import FourierLogMel, WaveformToProbabilities
+from .graphs import FourierLogMel, MelToLogits, WaveformToProbabilities
 from .onnx_graphs import quiet_exporter
 
 COMPILERS = ("g++", "clang++")
@@ -82,19 +84,12 @@ class CompiledClassifier:
     """What [`compile_classifier`] returns.
 
     Args:
-        network (`nn.Module`): waveform `(1, T)`, or what `front_end` makes of it, to probabilities.
+        run (`Callable`): waveform `(1, T)` to probabilities `(1, C)`.
         samples (`int`): length T of the clips.
-        front_end (`Callable`, *optional*): works before the network, as it is.
     """
 
-    def __init__(
-        self, network: nn.Module, *, samples: int, front_end: Callable[[torch.Tensor], torch.Tensor] | None = None
-    ):
-        self.shape, self._front_end = (1, samples), front_end
-        program = torch.export.export(network, (self._inputs(torch.zeros(self.shape)),))
-        with tempfile.TemporaryDirectory() as folder:
-            path = aoti_compile_and_package(program, package_path=str(Path(folder, "classifier.pt2")))
-            self._run = aoti_load_package(path)
+    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], *, samples: int):
+        self._run, self.shape = run, (1, samples)
 
     @torch.inference_mode()
     def __call__(self, waveform: torch.Tensor) -> torch.Tensor:
@@ -115,10 +110,7 @@ class CompiledClassifier:
                 f"waveform is {waveform.dtype} of shape {tuple(waveform.shape)} on {waveform.device}; expected "
                 f"float32 of shape {self.shape} on the CPU; compile_classifier(..., samples=T) takes another length."
             )
-        return self._run(self._inputs(waveform))
-
-    def _inputs(self, waveform: torch.Tensor) -> torch.Tensor:
-        return waveform if self._front_end is None else self._front_end(waveform)
+        return self._run(waveform)
 
 
 def compile_classifier(
@@ -127,18 +119,19 @@ def compile_classifier(
     """Compiles front-end, classifier and softmax for the shortest way from one clip to its probabilities on a CPU.
 
     In a convolution of one clip most of the time goes into the call, not the work. So batch normalisations are folded,
-    dead channels dropped, and convolutions taken apart into what a compiler (AOTInductor) joins into few kernels. For
-    batches `torch.compile(fuse(model))` is the faster way.
+    dead channels dropped, and a CP-Mobile is one native kernel, the front-end another; of other networks convolutions
+    are taken apart into what a compiler (AOTInductor) joins into few kernels. For batches see [`inference_copy`].
 
     Args:
         model (`nn.Module`): a classifier of this package; it is copied.
         extractor ([`AscFeatureExtractor`]): its front-end.
         samples (`int`, *optional*): length T of the clips; unset: one second.
-        native_kernels (`bool`, *optional*, defaults to `True`): make log-mels in this package's kernels where GCC can
-            compile them, see [`AcousticFrontend`]; off: the front-end is compiled with the network.
+        native_kernels (`bool`, *optional*, defaults to `True`): take this package's kernels where there is GCC, see
+            [`AcousticFrontend`] and [`inference_copy`]; off: AOTInductor compiles all of it.
 
     Returns:
-        [`CompiledClassifier`]: called with a waveform `(1, T)`; compiling takes some twenty seconds.
+        [`CompiledClassifier`]: called with a waveform `(1, T)`. AOTInductor takes half a minute each time, GCC as long
+            once.
 
     Raises:
         ValueError: `samples` is less than the front-end's `n_fft`, or the model has batch normalisations that cannot
@@ -162,13 +155,30 @@ def compile_classifier(
         raise ValueError(f"samples is {samples}; expected one FFT window or more, {extractor.n_fft} samples.")
     if not any(shutil.which(name) for name in COMPILERS):
         raise ImportError(f"compiling needs a C++ compiler, one of {', '.join(COMPILERS)}; install one, or use fuse.")
-    network = WaveformToProbabilities(model, extractor, FourierLogMel).eval()
-    take_apart(network.mel_to_logits)
-    with quiet_exporter():  # it tells that the Fourier transform stays as it is
-        if native_kernels and can_transform(extractor.n_fft) and can_use_kernels():
-            classify = nn.Sequential(network.mel_to_logits, nn.Softmax(1))
-            return CompiledClassifier(classify, samples=samples, front_end=partial(log_mel, extractor))
-        return CompiledClassifier(network, samples=samples)
+    example = torch.zeros(1, samples)
+    if not (native_kernels and can_transform(extractor.n_fft) and can_use_kernels()):
+        network = WaveformToProbabilities(model, extractor, FourierLogMel)
+        take_apart(network.mel_to_logits)
+        return CompiledClassifier(_compiled(network, example), samples=samples)
+    log_mels = partial(log_mel, extractor)
+    folded = drop_dead_channels(fuse(model)).float().cpu()
+    if can_classify(folded):
+        logits = NativeClassifier(folded).logits
+    else:
+        network = MelToLogits(model)
+        take_apart(network)
+        logits = _compiled(network, log_mels(example))
+    return CompiledClassifier(lambda waveform: logits(log_mels(waveform)).softmax(1), samples=samples)
+
+
+def _compiled(network: nn.Module, example: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Returns a network as a program for inputs like the example."""
+    with (
+        quiet_exporter(),
+        tempfile.TemporaryDirectory() as folder,
+    ):  # it tells that Fourier transforms stay as they are
+        program = torch.export.export(network.eval(), (example,))
+        return aoti_load_package(aoti_compile_and_package(program, package_path=str(Path(folder, "classifier.pt2"))))
 
 
 __all__ = ["CompiledClassifier", "TakenApart", "compile_classifier", "take_apart"]

@@ -5,47 +5,10 @@
 // and forgotten while it is in the cache, and made again in the backward pass. What is kept is what the depthwise
 // convolution and the projection give.
 //
-// Maps are (clips, height, width, channels). Those of hidden channels have them padded to a multiple of PADDING, with
-// weights, scales and biases of 0; those of input and output channels are dense. Each clip is the work of one thread;
-// `totals` has a block for each thread.
-#include "maps.h"
+// Each clip is the work of one thread; `totals` has a block for each thread.
+#include "blocks.h"
 
-#include <cfloat>
-#include <cmath>
 #include <omp.h>
-
-struct BlockSizes {
-  int clips, height, width, stride_height, stride_width, inputs, hidden, outputs;
-  float epsilon;  // of the response normalisation
-  int out_height() const { return (height - 1) / stride_height + 1; }
-  int out_width() const { return (width - 1) / stride_width + 1; }
-  int places() const { return height * width; }
-  int out_places() const { return out_height() * out_width(); }
-};
-
-static void expand_row(const BlockSizes& s, const float* x, const float* weight, const float* bias, float* row) {
-  multiply(s.width, s.hidden, s.inputs, {x, s.inputs, 1}, weight, row, false);
-  for (int place = 0; place < s.width; place++, row += s.hidden)
-#pragma omp simd
-    for (int c = 0; c < s.hidden; c++) row[c] = std::max(row[c] + bias[c], 0.f);
-}
-
-static void depthwise_row(const float* const rows[3], const float* weight, int places, int stride, int channels,
-                          float* out) {
-  for (int c = 0; c < channels; c += LANES) {
-    Vector taps[9];
-    for (int tap = 0; tap < 9; tap++) taps[tap] = load(weight + tap * channels + c);
-    for (int place = 0; place < places; place++) {
-      Vector sum{};
-#pragma GCC unroll 3
-      for (int dy = 0; dy < 3; dy++)
-#pragma GCC unroll 3
-        for (int dx = 0; dx < 3; dx++)
-          sum += taps[3 * dy + dx] * load(rows[dy] + (ptrdiff_t)(place * stride + dx) * channels + c);
-      store(out + (ptrdiff_t)place * channels + c, sum);
-    }
-  }
-}
 
 // Adds what a row of output gradients g says of one of the three input rows and of the three taps that met it. A place
 // of the input meets up to three outputs, one after the other: its sum is carried along in registers.
@@ -77,12 +40,6 @@ static void depthwise_row_backward(const float* g, const float* row, const float
     if (STRIDE == 1) store(to + channels, load(to + channels) + carried[1]);
     for (int dx = 0; dx < 3; dx++) store(weight_gradient + dx * channels + c, sums[dx]);
   }
-}
-
-static float mean_of(const float* numbers, int count) {
-  double sum = 0;
-  for (int i = 0; i < count; i++) sum += numbers[i];
-  return sum / count;
 }
 
 extern "C" {
@@ -131,7 +88,8 @@ void expand_depthwise(const BlockSizes* sizes, int threads, const float* x, cons
         const float* met[3] = {centre > 0 ? rows.with_border(centre - 1) : rows.zeros(), rows.with_border(centre),
                                centre + 1 < s.height ? rows.with_border(centre + 1) : rows.zeros()};
         float* to = depthwise + ((size_t)clip * s.out_height() + out) * s.out_width() * s.hidden;
-        depthwise_row(met, depthwise_weight, s.out_width(), s.stride_width, s.hidden, to);
+        depthwise_row(met, depthwise_weight, s.out_width(), s.stride_width, s.hidden, to,
+                      [](Vector sum, int) { return sum; });
         clip_moments.add(to, s.out_width());
       }
       clip_moments.write(moments + (size_t)clip * 2 * s.hidden);

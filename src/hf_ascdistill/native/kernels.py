@@ -12,13 +12,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
 FOLDER = Path(__file__).parent
-SOURCES = ("inverted_residual.cpp", "stem.cpp", "convolution.cpp", "log_mel.cpp")
-HEADERS = ("fourier.h", "maps.h", "matrices.h")
+SOURCES = ("inverted_residual.cpp", "stem.cpp", "classifier.cpp", "convolution.cpp", "log_mel.cpp")
+HEADERS = ("matrices.h", "maps.h", "blocks.h", "stem.h", "fourier.h")
 COMPILER = "g++"  # its OpenMP is the one that torch is built with, so that both share their threads
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
 X86 = ("x86_64", "AMD64")
@@ -27,6 +28,8 @@ PROCESSOR_FLAGS = {
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
     "AVX2": ("-mavx2", "-mfma"),
 }
+# Wider blocks are bound by arithmetic, of which the kernels do a quarter more, not by memory.
+MOST_EXPANDED_CHANNELS = 704
 PADDING = 16  # padded channels are a multiple of this, as in matrices.h
 # how many tensors each kernel takes, after its sizes and the number of threads
 TENSORS = {
@@ -43,6 +46,7 @@ TENSORS = {
     "finish_stem": 4,
     "finish_stem_backward": 6,
     "convolve_twice_backward": 9,
+    "classify": 2,
     "convolution_tables": 1,
     "response_spectra": 3,
     "convolve": 5,
@@ -138,6 +142,16 @@ def call(kernel: str, sizes: ctypes.Structure, *tensors: torch.Tensor | None) ->
     getattr(load_kernels(), kernel)(ctypes.addressof(sizes), torch.get_num_threads(), *addresses)
 
 
+def has_hooks(network: nn.Module) -> bool:
+    """Returns whether anyone looks into a network or one of its layers while it works.
+
+    Args:
+        network (`nn.Module`): any.
+    """
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for module in network.modules() for kind in kinds)
+
+
 def padded_size(channels: int) -> int:
     """Returns the number of channels with those of the padding."""
     return channels + -channels % PADDING
@@ -182,6 +196,7 @@ def thread_totals(*shape: int) -> torch.Tensor:
 
 
 __all__ = [
+    "MOST_EXPANDED_CHANNELS",
     "BlockSizes",
     "StemSizes",
     "cache_folder",
@@ -189,6 +204,7 @@ __all__ = [
     "call",
     "can_use_kernels",
     "channels_last",
+    "has_hooks",
     "layouts",
     "load_kernels",
     "padded",

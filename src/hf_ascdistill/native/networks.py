@@ -5,11 +5,8 @@ from torch import nn
 
 from ..models.modeling_cp_mobile import CpMobileBlock, CpMobileConvNorm, CpMobileStem
 from .inverted_residual import InvertedResidual, block_parameters
-from .kernels import load_kernels
+from .kernels import MOST_EXPANDED_CHANNELS, has_hooks, load_kernels
 from .stem import Stem, stem_parameters
-
-# Wider blocks are bound by arithmetic, of which the kernels do a quarter more, not by memory.
-MOST_EXPANDED_CHANNELS = 704
 
 
 class NativeBlock(CpMobileBlock):
@@ -44,7 +41,7 @@ def is_native(module: nn.Module, inputs: torch.Tensor, layers: tuple[CpMobileCon
         return False
     if torch.compiler.is_compiling() or inputs.dtype != torch.float32 or len(inputs) < 2:
         return False
-    return all(map(_is_plain, layers)) and not any(map(_has_hooks, module.modules()))
+    return all(map(_is_plain, layers)) and not has_hooks(module)
 
 
 def _is_plain(layer: CpMobileConvNorm) -> bool:
@@ -58,12 +55,6 @@ def _is_plain(layer: CpMobileConvNorm) -> bool:
         and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
-    )
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     )
 
 

@@ -3,42 +3,9 @@
 // The stem is two 3x3 convolutions of stride 2 and padding 1, each with a normalisation and a ReLU. What the first one
 // gives never lies in memory: its rows are made where the second needs them, and again in the backward pass. Each clip
 // is the work of one thread; `totals` has a block for each thread.
-#include "maps.h"
+#include "stem.h"
 
 #include <omp.h>
-
-constexpr int TAPS = 9, PATCH = PADDING;  // columns of a patch: its taps, a one and zeros
-
-struct StemSizes {
-  int clips, height, width, middle, outputs;
-  int middle_height() const { return (height - 1) / 2 + 1; }
-  int middle_width() const { return (width - 1) / 2 + 1; }
-  int out_height() const { return (middle_height() - 1) / 2 + 1; }
-  int out_width() const { return (middle_width() - 1) / 2 + 1; }
-};
-
-// What the first convolution meets in one row of its output: patches (middle_width, PATCH).
-static void fill_patches(const StemSizes& s, const float* clip, int row, float* patches) {
-  for (int dy = 0; dy < 3; dy++) {
-    const int y = 2 * row + dy - 1;
-    const float* from = clip + (ptrdiff_t)y * s.width - 1;
-    for (int place = 0; place < s.middle_width(); place++) {
-      const int x = 2 * place;  // in a row with a zero at both ends
-      float* to = patches + (size_t)place * PATCH + 3 * dy;
-      const bool has_row = y >= 0 && y < s.height;
-      to[0] = has_row && x > 0 ? from[x] : 0.f;
-      to[1] = has_row ? from[x + 1] : 0.f;
-      to[2] = has_row && x + 1 < s.width ? from[x + 2] : 0.f;
-    }
-  }
-  for (int place = 0; place < s.middle_width(); place++) patches[(size_t)place * PATCH + TAPS] = 1.f;
-}
-
-// The first convolution's row after normalisation, which is in the weight (TAPS + 1, padded middle), and ReLU.
-static void middle_row(const StemSizes& s, const float* patches, const float* weight, float* row, Buffer& wide) {
-  multiply_to_dense(s.middle_width(), s.middle, TAPS + 1, {patches, PATCH, 1}, weight, row, wide);
-  for (int i = 0; i < s.middle_width() * s.middle; i++) row[i] = std::max(row[i], 0.f);
-}
 
 extern "C" {
 
@@ -64,7 +31,7 @@ void patch_moments(const StemSizes* sizes, int threads, const float* x, double* 
 void convolve_twice(const StemSizes* sizes, int threads, const float* x, const float* weight,
                     const float* second_weight, float* second, double* moments) {
   const StemSizes s = *sizes;
-  const int columns = padded(s.outputs), depth = 3 * s.middle;
+  const int columns = padded(s.outputs);
 #pragma omp parallel num_threads(threads)
   {
     Rows rows(s.middle_width(), s.middle);
@@ -77,13 +44,7 @@ void convolve_twice(const StemSizes* sizes, int threads, const float* x, const f
           fill_patches(s, x + (size_t)clip * s.height * s.width, made, patches.data());
           middle_row(s, patches.data(), weight, rows[made], wide);
         }
-        std::fill(sums.begin(), sums.end(), 0.f);
-        for (int dy = 0; dy < 3; dy++) {
-          const int row = 2 * out + dy - 1;
-          if (row < 0 || row >= s.middle_height()) continue;
-          const float* taps = second_weight + (size_t)dy * depth * columns;
-          multiply(s.out_width(), columns, depth, {rows.with_border(row), 2 * s.middle, 1}, taps, sums.data(), true);
-        }
+        second_row(s, rows, second_weight, out, sums.data());
         float* to = second + ((size_t)clip * s.out_height() + out) * s.out_width() * s.outputs;
         copy_columns(sums.data(), columns, s.out_width(), s.outputs, to);
         clip_moments.add(to, s.out_width());

@@ -1,0 +1,46 @@
+"""A classifier made ready for inference: folded, and on a CPU in a native kernel where there is one."""
+
+import torch
+from torch import nn
+
+from .fusing import drop_dead_channels, fuse
+from .native.classifier import NativeClassifier, can_classify
+from .native.kernels import can_use_kernels
+
+
+def inference_copy(model: nn.Module, device: str | torch.device = "cpu", *, native_kernels: bool = True) -> nn.Module:
+    """Returns a copy of a classifier that gives the same logits to 1e-5, faster.
+
+    Its batch normalisations are folded ([`fuse`]), its dead channels dropped ([`drop_dead_channels`]), its memory
+    format is channels_last; on a CPU a CP-Mobile of up to 1M is one native kernel.
+
+    Args:
+        model (`nn.Module`): a classifier of this package; it stays as it is.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): where the copy works.
+        native_kernels (`bool`, *optional*, defaults to `True`): take the kernel, which GCC compiles at the first use;
+            without GCC a message says so, and torch does the work.
+
+    Returns:
+        `nn.Module`: called as the model is, in evaluation mode; later changes of the model do not show in it.
+
+    Raises:
+        ValueError: a batch normalisation has no running statistics.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_ascdistill import CpMobileConfig, CpMobileForAudioClassification, inference_copy
+
+    >>> fast = inference_copy(CpMobileForAudioClassification(CpMobileConfig()))
+    >>> with torch.inference_mode():
+    ...     fast(torch.zeros(1, 256, 64)).logits.shape
+    torch.Size([1, 10])
+    ```"""
+    folded = drop_dead_channels(fuse(model, memory_format=torch.channels_last)).to(device)
+    if native_kernels and can_classify(folded) and can_use_kernels():
+        return NativeClassifier(folded)
+    return folded
+
+
+__all__ = ["inference_copy"]
