@@ -1,4 +1,4 @@
-"""Times native kernels against torch's operations on a CPU, in turn: CP-Mobile's training and inference, DIR, log-mels.
+"""Times native kernels against torch on a CPU, in turn: CP-Mobile's training and inference, DIR, log-mels.
 
 python benchmarks/native_kernels.py [--threads 2] [--repetitions 6]
 """

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from native.native_modules import needs_gcc
+from compilers import needs_gcc
 from tiny_teachers import tiny_teachers
 
 from hf_ascdistill import inference, inference_copy

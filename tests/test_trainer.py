@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+from compilers import needs_gcc
 from datasets import Dataset
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,6 +26,7 @@ from hf_ascdistill import (
     distillation_loss,
     last_complete_checkpoint,
 )
+from hf_ascdistill.native.classifier import NativeClassifier
 from hf_ascdistill.native.networks import NativeBlock
 
 CLIPS, SAMPLES, SCENES = 32, 8_000, 10
@@ -290,6 +292,25 @@ def test_first_loss_of_the_fast_paths_is_that_of_the_plain_ones(tmp_path):
         losses[name] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses["fast"][0] == pytest.approx(losses["plain"][0], abs=1e-4)
     assert losses["fast"][-1] == pytest.approx(losses["plain"][-1], abs=1e-2)
+
+
+@needs_gcc
+def test_evaluation_in_the_native_kernel_sees_the_model_as_it_is_now(tmp_path, monkeypatch):
+    calls, logits = [], NativeClassifier.logits
+    monkeypatch.setattr(NativeClassifier, "logits", lambda self, inputs: calls.append(1) or logits(self, inputs))
+    model = small_student()
+    native, usual = (
+        trainer_of(tmp_path, model, frontend=plain_frontend(), native_kernels=is_on) for is_on in (True, False)
+    )
+    native.train()
+    for _ in range(2):
+        with torch.no_grad():
+            model.classifier.norm.bias[3] += 1
+        own = native.predict(clips()).predictions
+        assert calls
+        calls.clear()
+        np.testing.assert_allclose(own, usual.predict(clips()).predictions, atol=1e-5)
+        assert not calls
 
 
 def test_native_kernels_can_be_switched_off(tmp_path):

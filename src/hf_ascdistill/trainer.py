@@ -21,8 +21,11 @@ from .arguments import DistillationTrainingArguments
 from .data.collator import collate_clips
 from .data.columns import INPUT_VALUES, LABELS, TEACHER_LOGITS, WAVEFORM
 from .data.resident import ResidentClips, as_it_is
+from .fusing import fuse
 from .losses import distillation_loss_parts
+from .models import CpMobileForAudioClassification
 from .native import can_use_kernels, use_native_kernels
+from .native.classifier import NativeClassifier, can_classify
 from .out_of_memory import out_of_memory_advice
 from .transforms.frontend import AcousticFrontend
 
@@ -91,7 +94,9 @@ class DistillationTrainer(Trainer):
         kwargs.setdefault("data_collator", collate_clips)
         if args.channels_last:
             model = model.to(memory_format=torch.channels_last)
-        if args.native_kernels and args.device.type == "cpu" and can_use_kernels():
+        self._is_native = args.native_kernels and args.device.type == "cpu" and can_use_kernels()
+        self._evaluated: nn.Module | None = None  # what stands in for the model while it is evaluated
+        if self._is_native:
             use_native_kernels(model)
         super().__init__(model, args, **kwargs)
         if frontend is not None and not args.native_kernels:
@@ -135,8 +140,9 @@ class DistillationTrainer(Trainer):
     def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> tuple:
         """Evaluates one batch; a lack of memory names the setting that needs less."""
         work = f"the evaluation of {self.args.eval_batch_size} clips"
+        evaluated = model if self._evaluated is None else self._evaluated
         with out_of_memory_advice(work, "a smaller --per_device_eval_batch_size"):
-            return super().prediction_step(model, inputs, *args, **kwargs)
+            return super().prediction_step(evaluated, inputs, *args, **kwargs)
 
     def compute_loss(
         self,
@@ -279,7 +285,18 @@ class DistillationTrainer(Trainer):
         """Evaluates the network that is saved: all processes take the batch statistics of the main one."""
         for buffer in self.model.buffers():
             broadcast(buffer, from_process=0)
-        return super().evaluation_loop(*args, **kwargs)
+        self._evaluated = self._native_copy() if self._is_native else None
+        try:
+            return super().evaluation_loop(*args, **kwargs)
+        finally:
+            self._evaluated = None
+
+    def _native_copy(self) -> nn.Module | None:
+        """Returns the network as it is now in one native kernel, if there is one for it."""
+        if not isinstance(self.model, CpMobileForAudioClassification):
+            return None  # others need no copy to find that out
+        folded = fuse(self.model)
+        return NativeClassifier(folded) if can_classify(folded) else None
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Saves, marks the checkpoint as whole, and only then removes older ones."""

@@ -1,17 +1,13 @@
 """Native modules beside the same ones in float64, for the tests of this folder."""
 
 import copy
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
 import torch
 from torch import nn
 
 from hf_ascdistill.native import use_native_kernels
-
-needs_gcc = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++ to compile the kernels with")
 
 
 @contextmanager
@@ -54,4 +50,4 @@ def assert_same_training(native: nn.Module, exact: nn.Module, inputs: torch.Tens
         torch.testing.assert_close(buffer.double(), expected.double(), rtol=1e-6, atol=1e-7, msg=name)
 
 
-__all__ = ["assert_same_training", "native_and_exact", "needs_gcc", "torch_threads"]
+__all__ = ["assert_same_training", "native_and_exact", "torch_threads"]

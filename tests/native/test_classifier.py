@@ -4,7 +4,8 @@ import copy
 
 import pytest
 import torch
-from native_modules import needs_gcc, torch_threads
+from compilers import needs_gcc
+from native_modules import torch_threads
 
 from hf_ascdistill import (
     CpMobileConfig,

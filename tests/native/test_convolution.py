@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from native_modules import needs_gcc, torch_threads
+from compilers import needs_gcc
+from native_modules import torch_threads
 
 from hf_ascdistill.native.convolution import convolve_chosen, transform_size
 

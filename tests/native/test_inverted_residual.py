@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from native_modules import assert_same_training, native_and_exact, needs_gcc, torch_threads
+from compilers import needs_gcc
+from native_modules import assert_same_training, native_and_exact, torch_threads
 
 from hf_ascdistill.models.modeling_cp_mobile import CpMobileBlock
 

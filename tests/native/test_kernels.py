@@ -5,7 +5,7 @@ import os
 from unittest.mock import MagicMock
 
 import pytest
-from native_modules import needs_gcc
+from compilers import needs_gcc
 
 from hf_ascdistill.native import kernels
 

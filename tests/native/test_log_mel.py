@@ -4,7 +4,8 @@ import math
 
 import pytest
 import torch
-from native_modules import needs_gcc, torch_threads
+from compilers import needs_gcc
+from native_modules import torch_threads
 
 from hf_ascdistill import AscFeatureExtractor
 from hf_ascdistill.models.feature_extraction_asc import PRESETS, mel_filter_bank

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from native_modules import needs_gcc
+from compilers import needs_gcc
 from reference_steps import assert_reference_losses, assert_reference_step
 from torch import nn
 

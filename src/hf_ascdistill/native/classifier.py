@@ -73,8 +73,9 @@ class NativeClassifier(nn.Module):
             input_values (`torch.Tensor`): normalised log-mel spectrograms, `(B, M, F)`, of any length.
             kwargs: whatever else the model takes; with them it goes its usual way.
         """
-        is_usual = input_values.device.type == "cpu" and input_values.dtype == torch.float32
-        if kwargs or not is_usual or input_values.ndim != 3 or torch.is_grad_enabled() or self.training:
+        is_usual = input_values.device.type == "cpu" and input_values.dtype == torch.float32 and input_values.ndim == 3
+        is_inference = not (torch.is_grad_enabled() or self.training or torch.is_autocast_enabled("cpu"))
+        if kwargs or not is_usual or not is_inference:
             return self.model(input_values, **kwargs)
         return SequenceClassifierOutput(logits=self.logits(input_values))
 
