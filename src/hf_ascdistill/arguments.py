@@ -161,8 +161,8 @@ class DistillationTrainingArguments(TrainingArguments):
         keep_freed_memory (`bool`, *optional*, defaults to `True`): [`parse_recipe`] makes the C library keep freed
             memory for the next step, which is faster on a CPU.
         native_kernels (`bool`, *optional*, defaults to `True`): on a CPU CP-Mobiles train ([`use_native_kernels`])
-            and are evaluated, DIR convolves and log-mels are made in kernels that GCC compiles at the first use: faster, the same to
-            rounding. Without GCC a message says so, and torch's operations do the work.
+            and are evaluated, DIR convolves and log-mels are made in kernels that GCC compiles at the first use:
+            faster, the same to rounding. Without GCC a message says so, and torch's operations do the work.
         last_epochs (`int`, *optional*, defaults to 4): epochs whose metrics are averaged (paper, Table 1).
         pictures (`bool`, *optional*, defaults to `True`): draw the training curve and the accuracy per device.
     """
