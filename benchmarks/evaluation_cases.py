@@ -174,8 +174,7 @@ def _onnx_latency(path: Path, candidate: Candidate) -> Forward:
 
     takes_waveform = path.stem.startswith("waveform")  # (B, T) to probabilities; else (B, M, F) to logits
     options = onnxruntime.SessionOptions()
-    # the network alone is too small for two threads, which would wait for torch's after the log-mel
-    options.intra_op_num_threads = torch.get_num_threads() if takes_waveform else 1
+    threads = options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.force_spinning_stop", "1")  # leaves the cores to the other side
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     log_mel = our_mel(candidate.extractor)
@@ -183,7 +182,9 @@ def _onnx_latency(path: Path, candidate: Candidate) -> Forward:
 
     @torch.inference_mode()
     def classify(clip: torch.Tensor) -> torch.Tensor:
+        torch.set_num_threads(1)  # a second one would spin on where onnxruntime's has to work
         inputs = clip if takes_waveform else log_mel(clip)
+        torch.set_num_threads(threads)
         scores = torch.from_numpy(session.run([result.name], {entry.name: inputs.numpy()})[0])
         return scores if takes_waveform else scores.softmax(dim=1)
 

@@ -32,7 +32,8 @@ section "Other packages" the other way is not plain torch but the package that i
 ways must give the same numbers, or, where packages define a log-mel differently, log-mels that correlate; else the
 run stops.
 
-Times are medians over repetitions in turn, ours, plain, ours, plain, so that the drift of a shared machine cancels.
+Times are medians over repetitions in turn, ours, plain, ours, plain, so that the drift of a shared machine cancels;
+between them lie 10 ms, in which the threads of the one, which spin for a while, leave the cores to the other.
 "Times plain" is the median of plain / ours of neighbouring repetitions, with its quartiles; above 1, ours is faster.
 
 "Peer" is the pipeline of the paper's authors on **another machine**, 2 cores of a 2.8 GHz Xeon with torch 2.13; its
@@ -57,11 +58,11 @@ operations, also the log-mels of `AscFeatureExtractor` itself, which "Other pack
 inference_copy" take.
 
 In evaluation our model is `inference_copy(model)`; for batches also what `torch.compile` makes of it without native
-kernels, and for one clip at a time `compile_classifier`. onnxruntime has two threads where it reads waveforms, one
-where it reads our log-mels. The front-end has the student's settings: DIR of 60 % of the clips, roll, mel with jitter,
-frequency mask; and Freq-MixStyle on every batch, so that every repetition does the same work. "Store to step" draws
-its batches from clips that were prepared once, ours from the store and plain from one .npy file a clip. PaSST-S runs
-in float32, ours with the fused Adam of its recipe and hear21passt's network with Adam as torch gives it by default.
+kernels, and for one clip at a time `compile_classifier`. onnxruntime has two threads, and the log-mels that it reads
+are made in one. The front-end has the student's settings: DIR of 60 % of the clips, roll, mel with jitter, frequency
+mask; and Freq-MixStyle on every batch, so that every repetition does the same work. "Store to step" draws its batches
+from clips that were prepared once, ours from the store and plain from one .npy file a clip. PaSST-S runs in float32,
+ours with the fused Adam of its recipe and hear21passt's network with Adam as torch gives it by default.
 ASTFeatureExtractor and Kaldi make 98 frames of a clip where ours makes 100.
 """
 NOT_MEASURED_ON_GPU = f"""## {NOT_MEASURED}

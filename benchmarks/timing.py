@@ -14,6 +14,7 @@ import torch
 from hf_ascdistill import keep_freed_memory
 from hf_ascdistill.allocator import M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 
+SETTLING_SECONDS = 0.01  # the other side's threads spin for some milliseconds before they sleep
 MIN_BLOCK_SECONDS = 0.03  # calls shorter than this are timed several at a time
 MIN_REPETITIONS, MAX_REPETITIONS = 5, 60
 MAX_WARM_UPS, FEW_FAULTS = 4, 100  # calls until one makes the kernel clear no more pages than these
@@ -107,6 +108,7 @@ class Stopwatch:
 
     def _time(self, work: Callable[[], Any], calls: int, memory: Callable[[], Any]) -> float:
         """Seconds per call, once the work has taken up what memory the setting keeps."""
+        time.sleep(SETTLING_SECONDS)
         memory()
         for _ in range(MAX_WARM_UPS if memory is keep_freed_memory else 1):
             before = _page_faults()
