@@ -330,9 +330,9 @@ void expand_depthwise_backward(const BlockSizes* sizes, int threads, const float
   }
 }
 
-// dx += x matrix + offset; matrix (inputs, padded inputs).
+// dx += x matrix + offset + residual, which may be null; matrix (inputs, padded inputs).
 void add_product(const BlockSizes* sizes, int threads, const float* x, const float* matrix, const float* offset,
-                 float* dx) {
+                 const float* residual, float* dx) {
   const BlockSizes s = *sizes;
 #pragma omp parallel num_threads(threads)
   {
@@ -343,9 +343,13 @@ void add_product(const BlockSizes* sizes, int threads, const float* x, const flo
         const int count = std::min(BLOCK, s.places() - place), columns = padded(s.inputs);
         const size_t first = ((size_t)clip * s.places() + place) * s.inputs;
         multiply(count, columns, s.inputs, {x + first, s.inputs, 1}, matrix, block.data(), false);
-        for (int i = 0; i < count; i++)
-          for (int c = 0; c < s.inputs; c++)
-            dx[first + (size_t)i * s.inputs + c] += block[(size_t)i * columns + c] + offset[c];
+        for (int i = 0; i < count; i++) {
+          const size_t at = first + (size_t)i * s.inputs;
+          const float* product = block.data() + (size_t)i * columns;
+          for (int c = 0; c < s.inputs; c++) dx[at + c] += product[c] + offset[c];
+          if (residual)
+            for (int c = 0; c < s.inputs; c++) dx[at + c] += residual[at + c];
+        }
       }
   }
 }

@@ -28,6 +28,7 @@ class State:
     project: torch.Tensor  # (outputs, hidden)
     third: BatchStatistics
     response: torch.Tensor  # gain and offset
+    adds_input: bool  # the shortcut is the input
     layouts: list  # of the parameters
 
 
@@ -42,7 +43,8 @@ class InvertedResidual(torch.autograd.Function):
     """[`CpMobileBlock`] in training mode.
 
     `apply(block, x, shortcut, *block_parameters(block))` takes the input `(B, C, M, F)` and what the shortcut adds,
-    `(B, C', M', F')` or `None`, and gives `(B, C', M', F')`. It moves the running statistics of the block.
+    `(B, C', M', F')`, or `None` where there is none or it is the input, and gives `(B, C', M', F')`. It moves the
+    running statistics of the block.
     """
 
     @staticmethod
@@ -50,7 +52,8 @@ class InvertedResidual(torch.autograd.Function):
         ctx: Any, block: CpMobileBlock, x: torch.Tensor, shortcut: torch.Tensor | None, *parameters: torch.Tensor
     ) -> torch.Tensor:
         sizes = _sizes(block, x)
-        x, shortcut = channels_last(x), None if shortcut is None else channels_last(shortcut)
+        x, adds_input = channels_last(x), block.has_shortcut and shortcut is None
+        shortcut = x if adds_input else None if shortcut is None else channels_last(shortcut)
         expansion = _expansion(block, x, sizes)
         taps = padded(block.depthwise.conv.weight.flatten(1).t(), sizes.hidden)
         filtered, moments = _empty_map(block, x, sizes.hidden)
@@ -67,7 +70,7 @@ class InvertedResidual(torch.autograd.Function):
         for norm in (expansion.norm, second, third):
             norm.update_running()
         ctx.save_for_backward(x, shortcut, filtered, projected, channel_norms)
-        ctx.state = State(sizes, expansion, taps, second, project, third, response, layouts(parameters))
+        ctx.state = State(sizes, expansion, taps, second, project, third, response, adds_input, layouts(parameters))
         return output.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -82,7 +85,7 @@ class InvertedResidual(torch.autograd.Function):
         layers = (expand.t(), first), (taps.t(), second), (project, third)
         gradients = [tensor for weight, norm in layers for tensor in (weight, norm.weight, norm.bias)]
         gradients = as_gradients([*gradients, *response.split(1)], state.layouts)
-        of_shortcut = None if shortcut is None else residual.permute(0, 3, 1, 2)
+        of_shortcut = None if shortcut is None or state.adds_input else residual.permute(0, 3, 1, 2)
         return None, of_x.permute(0, 3, 1, 2), of_shortcut, *gradients
 
 
@@ -156,7 +159,8 @@ def _expand_backward(
     expand, first = expansion.gradients(product, total)
     _, slope, offset = first.line
     through = padded((expansion.weight * slope) @ expansion.weight.t(), padded_size(inputs))
-    call("add_product", sizes, x, through, (expansion.weight @ offset).float(), of_x)
+    residual = of_projected[0] if state.adds_input else None
+    call("add_product", sizes, x, through, (expansion.weight @ offset).float(), residual, of_x)
     return of_x, expand, first, taps
 
 

@@ -40,7 +40,7 @@ TENSORS = {
     "finish_backward": 11,
     "project_backward": 9,
     "expand_depthwise_backward": 15,
-    "add_product": 4,
+    "add_product": 5,
     "patch_moments": 2,
     "convolve_twice": 5,
     "finish_stem": 4,
