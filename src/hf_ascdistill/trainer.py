@@ -21,7 +21,7 @@ from .arguments import DistillationTrainingArguments
 from .data.collator import collate_clips
 from .data.columns import INPUT_VALUES, LABELS, TEACHER_LOGITS, WAVEFORM
 from .data.resident import ResidentClips, as_it_is
-from .fusing import fuse
+from .fusing import foldable_norms, fuse
 from .losses import distillation_loss_parts
 from .models import CpMobileForAudioClassification
 from .native import can_use_kernels, use_native_kernels
@@ -295,6 +295,8 @@ class DistillationTrainer(Trainer):
         """Returns the network as it is now in one native kernel, if there is one for it."""
         if not isinstance(self.model, CpMobileForAudioClassification):
             return None  # others need no copy to find that out
+        if any(getattr(parent, name).running_var is None for parent, name, _ in foldable_norms(self.model)):
+            return None  # they depend on the batch
         folded = fuse(self.model)
         return NativeClassifier(folded) if can_classify(folded) else None
 

@@ -173,10 +173,8 @@ def compile_classifier(
 
 def _compiled(network: nn.Module, example: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """Returns a network as a program for inputs like the example."""
-    with (
-        quiet_exporter(),
-        tempfile.TemporaryDirectory() as folder,
-    ):  # it tells that Fourier transforms stay as they are
+    # the exporter tells that Fourier transforms stay as they are
+    with quiet_exporter(), tempfile.TemporaryDirectory() as folder:
         program = torch.export.export(network.eval(), (example,))
         return aoti_load_package(aoti_compile_and_package(program, package_path=str(Path(folder, "classifier.pt2"))))
 

@@ -1,4 +1,4 @@
-"""Work of the CPU in kernels of its own, C++ that GCC compiles at the first use: log-mels, DIR, CP-Mobile trained."""
+"""Work of the CPU in kernels of its own, C++ that GCC compiles at the first use: log-mels, DIR and CP-Mobile."""
 
 from .kernels import can_use_kernels
 from .networks import use_native_kernels
