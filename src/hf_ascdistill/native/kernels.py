@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ FOLDER = Path(__file__).parent
 SOURCES = ("inverted_residual.cpp", "stem.cpp", "classifier.cpp", "convolution.cpp", "log_mel.cpp")
 HEADERS = ("matrices.h", "maps.h", "blocks.h", "stem.h", "fourier.h")
 COMPILER = "g++"  # its OpenMP is the one that torch is built with, so that both share their threads
-FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
+FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-Wno-psabi")
 X86 = ("x86_64", "AMD64")
 # by what torch finds an x86 processor capable of; the files of the cache may be read by other processors
 PROCESSOR_FLAGS = {
@@ -121,12 +122,18 @@ def can_use_kernels() -> bool:
 def _compile(command: list[str], library: Path) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:  # other processes may compile the same
-        compiled = Path(folder) / library.name
-        sources = [str(FOLDER / name) for name in SOURCES]
-        done = subprocess.run([*command, *sources, "-o", str(compiled)], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ImportError(f"{COMPILER} could not compile the kernels: {done.stderr.strip()[-500:]}")
+        compiled, objects = Path(folder) / library.name, [str(Path(folder, f"{name}.o")) for name in SOURCES]
+        each = zip(SOURCES, objects, strict=True)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(_run, ([*command, "-c", str(FOLDER / name), "-o", path] for name, path in each)))
+        _run([*command, "-shared", *objects, "-o", str(compiled)])
         os.replace(compiled, library)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ImportError(f"{COMPILER} could not compile the kernels: {done.stderr.strip()[-500:]}")
 
 
 def call(kernel: str, sizes: ctypes.Structure, *tensors: torch.Tensor | None) -> None:
