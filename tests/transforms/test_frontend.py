@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from compilers import needs_gcc
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
@@ -79,6 +80,32 @@ def test_the_waveform_becomes_the_extractors_mels(extractor, batch):
     assert set(result) == set(batch) - {"waveform"} | {"input_values"}
     assert all(result[name] is batch[name] for name in ("labels", "device_ids", "teacher_logits", "example_id"))
     assert "waveform" in batch and "input_values" not in batch
+
+
+@needs_gcc
+def test_native_log_mels_are_the_extractors_to_rounding(extractor, batch, monkeypatch):
+    frontend, expected = AcousticFrontend(extractor), extractor.log_mel(batch["waveform"])
+    monkeypatch.setattr(torch.fft, "rfft", None)  # torch cannot do it any more
+    torch.testing.assert_close(frontend(batch)["input_values"], expected, atol=MEL_TOLERANCE, rtol=0)
+    with pytest.raises(TypeError):
+        frontend.with_native_kernels(False).evaluation()(batch)
+
+
+class Louder(AscFeatureExtractor):
+    def log_mel(self, waveform, *, fmax=None):
+        return super().log_mel(2 * waveform, fmax=fmax)
+
+
+def test_what_the_kernel_does_not_do_the_extractor_does(extractor, batch, monkeypatch):
+    settings = {"win_length": 200, "hop_length": 100, "n_mels": 20}
+    for other in (AscFeatureExtractor(n_fft=250, **settings), Louder(n_fft=256, **settings)):
+        assert torch.equal(AcousticFrontend(other)(batch)["input_values"], other.log_mel(batch["waveform"]))
+    for wrong in (batch["waveform"][0], batch["waveform"][:, :200]):
+        with pytest.raises(ValueError, match=r"expected floating-point clips|shorter than one FFT window"):
+            AcousticFrontend(extractor)({"waveform": wrong})
+    monkeypatch.setattr("hf_ascdistill.transforms.frontend.can_use_kernels", lambda: False)
+    mels = AcousticFrontend(extractor)(batch)["input_values"]
+    assert torch.equal(mels, extractor.log_mel(batch["waveform"]))
 
 
 def test_a_datasets_lists_become_tensors(extractor, batch):
