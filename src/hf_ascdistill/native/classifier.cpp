@@ -16,7 +16,8 @@ struct FoldedBlock {
 struct FoldedNetwork {
   int clips, height, width, middle, outputs, blocks, features, labels;  // outputs of the stem
   float epsilon;                                                        // of the response normalisation
-  // (TAPS + 1, padded middle) with the bias below; (3, 3 middle, padded outputs); its bias; (labels, features); its bias
+  // (TAPS + 1, padded middle) with the bias below; (3, 3 middle, padded outputs) and its bias; (labels, features) and
+  // its bias
   const float *stem, *second, *second_bias, *head, *head_bias;
   const FoldedBlock* block;
 };
@@ -159,7 +160,8 @@ struct Worker {
       second_row(s, rows, n.second, out, sums.data());
       float* to = y + (size_t)out * s.out_width() * s.outputs;
       for (int place = 0; place < s.out_width(); place++, to += s.outputs)
-        for (int c = 0; c < s.outputs; c++) to[c] = std::max(sums[(size_t)place * columns + c] + n.second_bias[c], 0.f);
+        for (int c = 0; c < s.outputs; c++)
+          to[c] = std::max(sums[(size_t)place * columns + c] + n.second_bias[c], 0.f);
     }
   }
 

@@ -91,7 +91,10 @@ inline void unite(Complex* x, int part, const float* turns) {
     Complex rows[RADIX];
     rows[0] = x[row];
 #pragma GCC unroll 8
-    for (int k = 1; k < RADIX; k++) rows[k] = part == 1 ? x[row + k * part] : turned(x[row + k * part], turns + 2 * (k - 1), 1);
+    for (int k = 1; k < RADIX; k++) {
+      const Complex number = x[row + k * part];
+      rows[k] = part == 1 ? number : turned(number, turns + 2 * (k - 1), 1);
+    }
     butterfly(rows, 1);
 #pragma GCC unroll 8
     for (int k = 0; k < RADIX; k++) x[row + k * part] = rows[k];
