@@ -44,13 +44,15 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.crop_hop is not None:
         clips = shifted_crops(clips, hop_seconds=arguments.crop_hop)
         clips = aligned_only(clips) if arguments.aligned else clips
+    native = arguments.native_kernels
     scenes, settings = clips.features["labels"].names, {"batch_size": arguments.batch_size}
     if has_device_students(arguments.model):  # each clip goes to the student of its device
         students = DeviceStudents.from_pretrained(arguments.model, scenes=scenes).to(PartialState().device)
+        students.frontend = students.frontend.with_native_kernels(native)
         metrics = students.evaluate(clips, **settings)
     else:
         model, extractor = load_classifier(arguments.model, scenes)
-        device, native = PartialState().device, arguments.native_kernels
+        device = PartialState().device
         model = inference_copy(model, device, native_kernels=native) if arguments.fused else model.to(device)
         frontend = AcousticFrontend(extractor, native_kernels=native)
         metrics = evaluate_clips(model, clips, frontend=frontend, **settings)

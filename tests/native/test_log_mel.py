@@ -103,6 +103,19 @@ def test_threads_batches_and_memory_do_not_change_the_bits():
     assert torch.equal(torch.cat([log_mel(extractor, clip[None]) for clip in waveform]), results[0])
 
 
+@needs_gcc
+def test_other_defaults_of_torch_change_nothing():
+    extractor, waveform = AscFeatureExtractor(n_fft=96, win_length=90, hop_length=40, n_mels=9), noise(2, 300)
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float64)
+        with torch.device("meta"):
+            first = log_mel(extractor, waveform)
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(first.double(), exact(extractor, waveform), atol=TOLERANCE, rtol=0)
+
+
 def test_transforms_are_twice_products_of_two_and_three():
     assert all(can_transform(settings["n_fft"]) for settings in PRESETS.values())
     assert [n_fft for n_fft in range(2, 60, 2) if can_transform(n_fft)] == [8, 12, 16, 18, 24, 32, 36, 48, 54]

@@ -61,11 +61,6 @@ class NativeClassifier(nn.Module):
         self._network, self._tensors = _pack(model)
         self.eval()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """`torch.dtype`: that of the weights."""
-        return self.model.dtype
-
     def forward(self, input_values: torch.Tensor, **kwargs: Any) -> SequenceClassifierOutput:
         """Computes logits; see [`CpMobileForAudioClassification`].
 

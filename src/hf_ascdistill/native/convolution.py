@@ -25,7 +25,7 @@ def transform_size(samples: int) -> int:
 
 @lru_cache(maxsize=4)
 def _tables(size: int) -> torch.Tensor:
-    tables = torch.empty(5 * size + 2 * (2 * MOST_LANES) ** 2)
+    tables = torch.empty(5 * size + 2 * (2 * MOST_LANES) ** 2, dtype=torch.float32, device="cpu")
     call("convolution_tables", ConvolutionSizes(0, 0, size), tables)
     return tables
 

@@ -53,14 +53,15 @@ def can_transform(n_fft: int) -> bool:
 @lru_cache(maxsize=8)
 def _tables(n_fft: int, win_length: int, sampling_rate: int) -> _Tables:
     rows = n_fft // 2
-    frequencies = torch.arange(rows, dtype=torch.float64) * (sampling_rate / n_fft)
+    double, single, whole = ({"dtype": kind, "device": "cpu"} for kind in (torch.float64, torch.float32, torch.int32))
+    frequencies = torch.arange(rows, **double) * (sampling_rate / n_fft)
     tables = _Tables(
-        window=torch.hann_window(win_length, periodic=False, dtype=torch.float64).div_(2).float(),
+        window=torch.hann_window(win_length, periodic=False, **double).div_(2).float(),
         mels=1127.0 * torch.log1p(frequencies / 700.0),
-        turns=torch.empty(n_fft),
-        half_turns=torch.empty(rows + 2),
-        row_of=torch.empty(rows, dtype=torch.int32),
-        order=torch.empty(n_fft // 4, dtype=torch.int32),
+        turns=torch.empty(n_fft, **single),
+        half_turns=torch.empty(rows + 2, **single),
+        row_of=torch.empty(rows, **whole),
+        order=torch.empty(n_fft // 4, **whole),
     )
     call("log_mel_tables", LogMelSettings(n_fft=n_fft), *tables[2:])
     return tables
