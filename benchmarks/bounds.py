@@ -1,4 +1,4 @@
-"""Measures what bounds PaSST-S on this CPU: its matrix products alone.
+"""Measures what bounds PaSST-S on this CPU: its matrix products alone, torch's and oneDNN's.
 
 python benchmarks/bounds.py [--threads 2]
 """
@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable
 
 import torch
-from torch.nn import functional
+from torch import nn
 
 from hf_ascdistill import keep_freed_memory
+from hf_ascdistill.native.linear import OneDnnLinear
 
 TOKENS = 8 * 110  # of a batch of PaSST-S
 LAYERS = {"attention": (768, 2304), "up": (768, 3072), "down": (3072, 768)}  # inputs, outputs
@@ -34,11 +35,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="torch's threads")
     torch.set_num_threads(parser.parse_args().threads)
     torch.manual_seed(0)
+    torch.set_grad_enabled(False)
     keep_freed_memory()
     for name, (inputs, outputs) in LAYERS.items():
-        tokens, weight, bias = torch.randn(TOKENS, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
-        took = milliseconds(lambda args=(tokens, weight, bias): functional.linear(*args))
-        print(f"PaSST-S, {name}: {2 * TOKENS * inputs * outputs / took / 1e6:.0f} GFLOP/s")
+        usual, packed = nn.Linear(inputs, outputs), OneDnnLinear(inputs, outputs)
+        packed.pack()
+        for library, layer in (("torch", usual), ("oneDNN", packed)):
+            tokens = torch.randn(TOKENS, inputs)
+            took = milliseconds(lambda layer=layer, tokens=tokens: layer(tokens))
+            print(f"PaSST-S, {name}, {library}: {2 * TOKENS * inputs * outputs / took / 1e6:.0f} GFLOP/s")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Times native kernels against torch on a CPU, in turn: CP-Mobile's training and inference, DIR, log-mels.
+"""Times native kernels against torch on a CPU, in turn: training and inference, DIR, log-mels.
 
 python benchmarks/native_kernels.py [--threads 2] [--repetitions 6]
 """
@@ -7,6 +7,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -16,6 +17,8 @@ from hf_ascdistill import (
     CpMobileConfig,
     CpMobileForAudioClassification,
     DeviceImpulseResponse,
+    PasstConfig,
+    PasstForAudioClassification,
     inference_copy,
     keep_freed_memory,
     use_native_kernels,
@@ -24,6 +27,7 @@ from hf_ascdistill import (
 BATCHES = {"128k": 64, "450k": 64, "1m": 64, "4m": 32, "8m": 32}  # clips of a step
 SMALL_SIZES = ("128k", "450k", "1m")  # inference in native kernels is for these
 CLIPS, SAMPLES, RESPONSES, TAPS = 64, 32_000, 57, 16_000
+PASST_CLIPS = 8
 WARMUPS = 3
 
 
@@ -38,14 +42,28 @@ def milliseconds(works: list[Callable[[], object]], repetitions: int) -> list[fl
     return [1000 * statistics.median(seconds[WARMUPS:]) for seconds in times]
 
 
-def training_steps(size: str, clips: int) -> list[Callable[[], object]]:
+def cp_mobile(size: str) -> torch.nn.Module:
+    """Builds a CP-Mobile."""
+    return CpMobileForAudioClassification(CpMobileConfig.from_preset(size))
+
+
+def passt_s() -> torch.nn.Module:
+    """Builds PaSST-S, which native kernels make multiply by oneDNN on some processors."""
+    return PasstForAudioClassification(PasstConfig.from_preset("s", num_labels=10))
+
+
+def log_mel_of(model: torch.nn.Module, clips: int) -> torch.Tensor:
+    """Draws log-mels of one second, of the shape that a network takes."""
+    return torch.randn(clips, *((128, 100) if isinstance(model, PasstForAudioClassification) else (256, 64)))
+
+
+def training_steps(build: Callable[[], torch.nn.Module], clips: int) -> list[Callable[[], object]]:
     """Returns forward and backward passes of two equal networks in channels_last, the second with native kernels."""
     models = []
     for prepare in (lambda model: model, use_native_kernels):
         torch.manual_seed(0)
-        model = CpMobileForAudioClassification(CpMobileConfig.from_preset(size))
-        models.append(prepare(model.to(memory_format=torch.channels_last).train()))
-    inputs, labels = torch.randn(clips, 256, 64), torch.arange(clips) % 10
+        models.append(prepare(build().to(memory_format=torch.channels_last).train()))
+    inputs, labels = log_mel_of(models[0], clips), torch.arange(clips) % 10
 
     def step(model: torch.nn.Module) -> None:
         model.zero_grad()
@@ -54,10 +72,9 @@ def training_steps(size: str, clips: int) -> list[Callable[[], object]]:
     return [lambda model=model: step(model) for model in models]
 
 
-def inferences(size: str, clips: int) -> list[Callable[[], object]]:
+def inferences(model: torch.nn.Module, clips: int) -> list[Callable[[], object]]:
     """Returns the logits of a batch by two copies for inference, the second with native kernels."""
-    torch.manual_seed(0)
-    model, inputs = CpMobileForAudioClassification(CpMobileConfig.from_preset(size)), torch.randn(clips, 256, 64)
+    inputs = log_mel_of(model, clips)
     copies = [inference_copy(model, native_kernels=is_native) for is_native in (False, True)]
     return [lambda network=network: torch.inference_mode()(network)(inputs) for network in copies]
 
@@ -81,10 +98,13 @@ def log_mels(preset: str, clips: int) -> list[Callable[[], object]]:
 def cases() -> Iterator[tuple[str, int, list[Callable[[], object]]]]:
     """Yields what is timed: a title, the number of clips, and the work in both ways."""
     for size, clips in BATCHES.items():
-        yield f"training step, CP-Mobile {size}, batch {clips}", clips, training_steps(size, clips)
+        yield f"training step, CP-Mobile {size}, batch {clips}", clips, training_steps(partial(cp_mobile, size), clips)
+    yield f"training step, PaSST-S, batch {PASST_CLIPS}", PASST_CLIPS, training_steps(passt_s, PASST_CLIPS)
     for size in SMALL_SIZES:
         for clips in (CLIPS, 1):
-            yield f"inference, CP-Mobile {size}, batch {clips}", clips, inferences(size, clips)
+            yield f"inference, CP-Mobile {size}, batch {clips}", clips, inferences(cp_mobile(size), clips)
+    for clips in (PASST_CLIPS, 1):
+        yield f"inference, PaSST-S, batch {clips}", clips, inferences(passt_s(), clips)
     yield f"DIR of every clip, batch {CLIPS}", CLIPS, convolutions()
     for preset in ("cp-mobile", "cp-resnet", "passt"):
         for clips in (CLIPS, 1):

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from hear21passt_network import CLASSES, FRAMES, MELS, quiet
-from passt_step import LOGITS_TOLERANCE, equal_networks, training_step
+from passt_step import LOGITS_TOLERANCE, PlainLogits, equal_networks, training_step
 from timing import Case
 from workload import SAMPLING_RATE, Workload, check_close
 
-from hf_ascdistill import AscFeatureExtractor, DeviceImpulseResponse
+from hf_ascdistill import AscFeatureExtractor, DeviceImpulseResponse, inference_copy, use_native_kernels
 from hf_ascdistill.transforms.waveform import convolve
 
 SECTION = "Other packages"
@@ -191,18 +191,20 @@ def _passt_cases(folder: Path) -> Iterator[Case]:
 
     for network in networks:
         network.eval()
+    ready = PlainLogits(inference_copy(ours.network), takes_channel=False)
+    check_close("logits of inference_copy", evaluate(ours), evaluate(ready), tolerance=LOGITS_TOLERANCE)
     check_close("logits of hear21passt", evaluate(ours), evaluate(theirs), tolerance=LOGITS_TOLERANCE)
     title = f"PaSST-S, batch {PASST_BATCH_SIZE}, 1 s, against hear21passt"
     yield Case(
         SECTION,
         f"evaluation, {title}",
         PASST_BATCH_SIZE,
-        lambda: evaluate(ours),
+        lambda: evaluate(ready),
         lambda: evaluate(theirs),
         goal=PASST_GOAL,
     )
     labels = torch.arange(PASST_BATCH_SIZE) % CLASSES
-    own = training_step(ours.train(), inputs, labels, is_autocast=False)
+    own = training_step(use_native_kernels(ours).train(), inputs, labels, is_autocast=False)
     other = training_step(theirs.train(), inputs, labels, is_autocast=False, is_fused=False)
 
     def their_step() -> None:

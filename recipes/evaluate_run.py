@@ -34,7 +34,9 @@ class EvaluateArguments:
     aligned: bool = field(default=False, metadata={"help": "of the crops, only those that begin where a clip does"})
     batch_size: int = field(default=64, metadata={"help": "clips at a time"})
     fused: bool = field(default=True, metadata={"help": "fold batch normalisations: faster, logits move by 1e-5"})
-    native_kernels: bool = field(default=True, metadata={"help": "on a CPU, do log-mels and CP-Mobile in C++: faster"})
+    native_kernels: bool = field(
+        default=True, metadata={"help": "on a CPU, C++ for log-mels, CP-Mobile; oneDNN for PaSST"}
+    )
     json: bool = field(default=False, metadata={"help": "print JSON instead of a table"})
 
 

@@ -47,7 +47,7 @@ class PredictionSettings:
         fused (`bool`, *optional*, defaults to `True`): predict with folded copies of the models; logits move by
             1e-5. See [`inference_copy`].
         native_kernels (`bool`, *optional*, defaults to `True`): on a CPU, make log-mels ([`AcousticFrontend`]) and
-            the logits of folded CP-Mobiles in compiled kernels.
+            the logits of folded CP-Mobiles in compiled kernels, and those of PaSST by oneDNN where that is faster.
 
     Raises:
         ValueError: a number is less than 1.
@@ -56,7 +56,9 @@ class PredictionSettings:
     batch_size: int = field(default=256, metadata={"help": "clips at a time"})
     clips_per_file: int = field(default=CLIPS_PER_FILE, metadata={"help": "work of a process between two files"})
     fused: bool = field(default=True, metadata={"help": "fold batch normalisations: faster, logits move by 1e-5"})
-    native_kernels: bool = field(default=True, metadata={"help": "on a CPU, do log-mels and CP-Mobile in C++: faster"})
+    native_kernels: bool = field(
+        default=True, metadata={"help": "on a CPU, C++ for log-mels, CP-Mobile; oneDNN for PaSST"}
+    )
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "clips_per_file"):

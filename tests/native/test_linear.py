@@ -1,0 +1,172 @@
+"""A PaSST that multiplies by oneDNN: the reference outputs, and when it does not."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from reference_passt import assert_reference_gradients, assert_reference_outputs, reference_passt
+from torch import nn
+
+from hf_ascdistill import PasstConfig, PasstForAudioClassification, inference_copy, use_native_kernels
+from hf_ascdistill.native import linear
+from hf_ascdistill.native.linear import OneDnnLinear, OneDnnMlp, use_onednn
+
+pytestmark = pytest.mark.skipif(
+    not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
+    reason="this torch was built without oneDNN",
+)
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+LAYERS = 8  # linear ones in the blocks
+
+
+@pytest.fixture(autouse=True)
+def faster(monkeypatch):
+    """On every machine the numbers are tested, on some it is slower."""
+    monkeypatch.setattr(linear, "is_onednn_faster", lambda: True)
+
+
+@pytest.fixture
+def products(monkeypatch) -> list[torch.Tensor]:
+    """The weight of each product that oneDNN does."""
+    weights, own = [], linear.onednn_linear
+
+    def record(x, weight, *args, **kwargs):
+        weights.append(weight)
+        return own(x, weight, *args, **kwargs)
+
+    monkeypatch.setattr(linear, "onednn_linear", record)
+    return weights
+
+
+def small_model() -> PasstForAudioClassification:
+    torch.manual_seed(0)
+    model = PasstForAudioClassification(PasstConfig(**SMALL))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    return model.eval()
+
+
+def small_inputs() -> torch.Tensor:
+    return torch.randn(2, 128, 40, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("prepare", [use_native_kernels, inference_copy])
+@pytest.mark.parametrize("length", ["1s", "10s", "long"])
+def test_evaluation_gives_the_reference_logits_and_features(golden, length, prepare, products):
+    arrays, model = reference_passt(golden)
+    assert_reference_outputs(prepare(model), arrays, length)
+    assert len(products) == 2 * LAYERS
+    assert all(weight.is_mkldnn == (prepare is inference_copy) for weight in products)
+
+
+def test_a_training_step_gives_the_reference_gradients(golden, monkeypatch, products):
+    arrays, model = reference_passt(golden)
+    assert_reference_gradients(use_native_kernels(model), arrays, monkeypatch)
+    assert len(products) == 2 * LAYERS  # forward, and the gradient of each input
+
+
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("has_gelu", [True, False])
+def test_a_layer_has_the_gradients_of_torch(has_bias, has_gelu):
+    torch.manual_seed(0)
+    layer = nn.Linear(5, 7, bias=has_bias)
+    exact, own = copy.deepcopy(layer).double(), copy.deepcopy(layer)
+    own.__class__ = OneDnnLinear
+    inputs = torch.randn(5, 3, 2).permute(2, 1, 0)  # not contiguous
+    x, y = inputs.clone().requires_grad_(), inputs.double().requires_grad_()
+    output, expected = own(x, has_gelu=has_gelu), exact(y)
+    expected = nn.functional.gelu(expected) if has_gelu else expected
+    torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-6)
+    direction = torch.randn(1, 3, 1).expand_as(output)
+    output.backward(direction)
+    expected.backward(direction.double())
+    pairs = [(x, y), *zip(own.parameters(), exact.parameters(), strict=True)]
+    for tensor, other in pairs:
+        torch.testing.assert_close(tensor.grad.double(), other.grad, rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_layers_pass_gradients_on():
+    model = use_onednn(small_model()).train()
+    for parameter in model.passt.blocks.parameters():
+        parameter.requires_grad_(False)
+    model(small_inputs()).logits.sum().backward()
+    assert model.passt.patch_projection.weight.grad is not None
+    assert all(parameter.grad is None for parameter in model.passt.blocks.parameters())
+
+
+def test_a_trained_layer_shows_in_evaluation_and_a_packed_one_keeps_its_weight():
+    model = small_model()
+    native, packed, inputs = use_onednn(copy.deepcopy(model)), inference_copy(model), small_inputs()
+    with torch.no_grad():
+        before = model(inputs).logits
+        for network in (model, native, packed):
+            network.passt.blocks[0].mlp.up.weight.mul_(2)
+        after = model(inputs).logits
+        assert not torch.allclose(before, after, atol=1e-2)
+        torch.testing.assert_close(native(inputs).logits, after, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(packed(inputs).logits, before, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_packed_model_can_be_copied(again):
+    model, inputs = inference_copy(small_model()), small_inputs()
+    with torch.no_grad():
+        torch.testing.assert_close(again(model)(inputs).logits, model(inputs).logits, rtol=1e-5, atol=1e-5)
+
+
+def test_state_dict_and_files_are_those_of_the_model(tmp_path):
+    model = small_model()
+    inference_copy(model).save_pretrained(tmp_path)
+    loaded = PasstForAudioClassification.from_pretrained(tmp_path)
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
+    assert not any(isinstance(module, OneDnnLinear | OneDnnMlp) for module in loaded.modules())
+
+
+def test_other_types_and_autocast_go_the_usual_way(products):
+    model, inputs = inference_copy(small_model()), small_inputs()
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = small_model()(inputs).logits
+            torch.testing.assert_close(model(inputs).logits, expected)
+        model.double()(inputs.double())
+    assert not products
+
+
+def test_hooks_see_what_a_layer_computes():
+    seen, model, inputs = [], inference_copy(small_model()), small_inputs()
+    layer = model.passt.blocks[0].mlp.up
+    layer.register_forward_hook(lambda module, args, output: seen.append((args[0], output)))
+    with torch.no_grad():
+        model(inputs)
+        given, output = seen[0]
+        torch.testing.assert_close(output, nn.functional.linear(given, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
+
+
+def test_replaced_layers_and_other_processors_stay_as_they_are(monkeypatch):
+    class Adapted(nn.Linear):
+        pass
+
+    model = small_model()
+    model.passt.blocks[0].mlp.up.__class__ = Adapted
+    kinds = [type(module) for module in use_onednn(model).modules()]
+    assert kinds.count(Adapted) == 1 and kinds.count(OneDnnLinear) == LAYERS - 1 and kinds.count(OneDnnMlp) == 1
+    monkeypatch.setattr(linear, "is_onednn_faster", lambda: False)
+    usual = small_model()
+    kinds = [type(module) for module in usual.modules()]
+    assert [type(module) for module in inference_copy(usual).modules()] == kinds
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_f": True, "cpu_name": "AMD EPYC 9354"}, True),
+        ({"avx512_f": False, "cpu_name": "AMD EPYC 7543"}, False),
+        ({"avx512_f": True, "cpu_name": "Intel(R) Xeon(R) Platinum 8581C"}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_the_processor_decides(capabilities, expected, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert linear.is_onednn_faster.__wrapped__() is expected
