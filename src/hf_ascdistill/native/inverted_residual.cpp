@@ -5,10 +5,8 @@
 // and forgotten while it is in the cache, and made again in the backward pass. What is kept is what the depthwise
 // convolution and the projection give.
 //
-// Each clip is the work of one thread; `totals` has a block for each thread.
+// Each clip is the work of one thread.
 #include "blocks.h"
-
-#include <omp.h>
 
 // Adds what a row of output gradients g says of one of the three input rows and of the three taps that met it. A place
 // of the input meets up to three outputs, one after the other: its sum is carried along in registers.
@@ -44,13 +42,14 @@ static void depthwise_row_backward(const float* g, const float* row, const float
 
 extern "C" {
 
-// totals (threads, inputs + 1, padded inputs): d^T d and, below it, the sums of d, the distances of x from a shift.
+// totals (inputs + 1, padded inputs): d^T d and, below it, the sums of d, the distances of x from a shift.
 void input_moments(const BlockSizes* sizes, int threads, const float* x, const float* shift, double* totals) {
   const BlockSizes s = *sizes;
   const int columns = padded(s.inputs);
+  ThreadTotals thread_totals(threads, (size_t)(s.inputs + 1) * columns);
 #pragma omp parallel num_threads(threads)
   {
-    Buffer sums((size_t)(s.inputs + 1) * columns), block((size_t)BLOCK * columns);
+    Buffer sums(thread_totals.size), block((size_t)BLOCK * columns);
     float* sum = sums.data() + (size_t)s.inputs * columns;
 #pragma omp for schedule(static)
     for (int clip = 0; clip < s.clips; clip++) {
@@ -62,10 +61,11 @@ void input_moments(const BlockSizes* sizes, int threads, const float* x, const f
           for (int c = 0; c < s.inputs; c++) sum[c] += (to[c] = from[(size_t)i * s.inputs + c] - shift[c]);
         }
         multiply(s.inputs, columns, count, {block.data(), 1, columns}, block.data(), sums.data(), true);
-        move_to_totals(sums.data(), sums.size(), totals + omp_get_thread_num() * sums.size());
+        move_to_totals(sums.data(), sums.size(), thread_totals.of_thread());
       }
     }
   }
+  thread_totals.write(totals);
 }
 
 // x -> depthwise (clips, out_height, out_width, hidden) and its moments (clips, 2, hidden). The first normalisation is
@@ -218,19 +218,20 @@ void finish_backward(const BlockSizes* sizes, int threads, const float* gradient
   }
 }
 
-// totals (threads, outputs + 2, hidden): the gradient of the projection's weight, transposed; below it the sums of the
+// totals (outputs + 2, hidden): the gradient of the projection's weight, transposed; below it the sums of the
 // gradient g of the second normalisation's result, and of g times the distance of depthwise from its mean. weight is
 // (outputs, hidden).
 void project_backward(const BlockSizes* sizes, int threads, const float* dz, const float* projected,
                       const float* coefficients, const float* depthwise, const float* scale, const float* bias,
                       const float* mean, const float* weight, double* totals) {
   const BlockSizes s = *sizes;
+  ThreadTotals thread_totals(threads, (size_t)(s.outputs + 2) * s.hidden);
 #pragma omp parallel num_threads(threads)
   {
-    Buffer sums((size_t)(s.outputs + 2) * s.hidden), gradient((size_t)BLOCK * s.outputs);
+    Buffer sums(thread_totals.size), gradient((size_t)BLOCK * s.outputs);
     Buffer hidden((size_t)BLOCK * s.hidden), g((size_t)BLOCK * s.hidden);
     float *sum = sums.data() + (size_t)s.outputs * s.hidden, *product = sum + s.hidden;
-    double* totals_of_thread = totals + omp_get_thread_num() * sums.size();
+    double* totals_of_thread = thread_totals.of_thread();
 #pragma omp for schedule(static)
     for (int clip = 0; clip < s.clips; clip++) {
       for (int place = 0; place < s.out_places(); place += BLOCK) {
@@ -252,14 +253,15 @@ void project_backward(const BlockSizes* sizes, int threads, const float* dz, con
         }
         move_to_totals(sum, 2 * (size_t)s.hidden, totals_of_thread + (size_t)s.outputs * s.hidden);
       }
-      move_to_totals(sums.data(), sums.size(), totals + omp_get_thread_num() * sums.size());
+      move_to_totals(sums.data(), sums.size(), totals_of_thread);
     }
   }
+  thread_totals.write(totals);
 }
 
 // dx (clips, height, width, inputs) = g expand_back, where g is the gradient of the first normalisation's result and
-// expand_back (hidden, padded inputs). totals (threads, inputs + 10, hidden): x^T g; the gradient of depthwise_weight;
-// the sums of g. coefficients and hidden_coefficients are those of the third and second normalisation's gradients.
+// expand_back (hidden, padded inputs). totals (inputs + 10, hidden): x^T g; the sums of g; the gradient of
+// depthwise_weight. coefficients and hidden_coefficients are those of the third and second normalisation's gradients.
 void expand_depthwise_backward(const BlockSizes* sizes, int threads, const float* x, const float* dz,
                                const float* projected, const float* coefficients, const float* project_weight,
                                const float* depthwise, const float* scale, const float* bias,
@@ -267,12 +269,13 @@ void expand_depthwise_backward(const BlockSizes* sizes, int threads, const float
                                const float* expand_bias, const float* expand_back, float* dx, double* totals) {
   const BlockSizes s = *sizes;
   const int width = s.out_width(), height = s.out_height(), group = std::max(1, BLOCK / width);
+  ThreadTotals thread_totals(threads, (size_t)(s.inputs + 10) * s.hidden);
 #pragma omp parallel num_threads(threads)
   {
-    Buffer sums((size_t)(s.inputs + 10) * s.hidden), gradient((size_t)group * width * s.outputs), wide;
+    Buffer sums(thread_totals.size), gradient((size_t)group * width * s.outputs), wide;
     Buffer g((size_t)group * width * s.hidden), strip((size_t)(BLOCK + s.width) * s.hidden);
     Rows rows(s.width, s.hidden), gradients(s.width, s.hidden);
-    float *taps = sums.data() + (size_t)s.inputs * s.hidden, *sum = taps + 9 * s.hidden;
+    float *sum = sums.data() + (size_t)s.inputs * s.hidden, *taps = sum + s.hidden;
 #pragma omp for schedule(static)
     for (int clip = 0; clip < s.clips; clip++) {
       for (int out = 0, expanded = 0, finished = 0, held = 0; out < height; out++) {
@@ -325,15 +328,17 @@ void expand_depthwise_backward(const BlockSizes* sizes, int threads, const float
           held = 0;
         }
       }
-      move_to_totals(sums.data(), sums.size(), totals + omp_get_thread_num() * sums.size());
+      move_to_totals(sums.data(), sums.size(), thread_totals.of_thread());
     }
   }
+  thread_totals.write(totals);
 }
 
-// dx += x matrix + offset + residual, which may be null; matrix (inputs, padded inputs).
-void add_product(const BlockSizes* sizes, int threads, const float* x, const float* matrix, const float* offset,
-                 const float* residual, float* dx) {
+// dx += x matrix + offset + residual, which may be null; matrix (inputs + 1, padded inputs) has the offset below it.
+void add_product(const BlockSizes* sizes, int threads, const float* x, const float* matrix, const float* residual,
+                 float* dx) {
   const BlockSizes s = *sizes;
+  const float* offset = matrix + (size_t)s.inputs * padded(s.inputs);
 #pragma omp parallel num_threads(threads)
   {
     Buffer block((size_t)BLOCK * padded(s.inputs));

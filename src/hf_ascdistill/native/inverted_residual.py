@@ -11,7 +11,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from ..models.modeling_cp_mobile import RESPONSE_EPS, CpMobileBlock
-from .kernels import BlockSizes, as_gradients, call, channels_last, layouts, padded, padded_size, thread_totals
+from .kernels import BlockSizes, as_gradients, call, channels_last, layouts, padded, padded_size, room
 from .normalization import BatchStatistics, Expansion, NormGradients
 
 TAPS = 9  # of the depthwise convolution
@@ -57,18 +57,16 @@ class InvertedResidual(torch.autograd.Function):
         expansion = _expansion(block, x, sizes)
         taps = padded(block.depthwise.conv.weight.flatten(1).t(), sizes.hidden)
         filtered, moments = _empty_map(block, x, sizes.hidden)
-        call("expand_depthwise", sizes, x, *expansion.folded(sizes.hidden), taps, filtered, moments)
+        call("expand_depthwise", sizes, x, expansion.folded[:-1], expansion.folded[-1], taps, filtered, moments)
         second = BatchStatistics.of(block.depthwise.norm, filtered, moments)
         project = padded(block.project.conv.weight.flatten(1), sizes.hidden)
         projected, moments = _empty_map(block, x, sizes.outputs)
         weight = padded(project.t(), padded_size(sizes.outputs))
-        call("project", sizes, filtered, *second.folded(sizes.hidden), weight, projected, moments)
+        call("project", sizes, filtered, *second.folded[:2], weight, projected, moments)
         third = BatchStatistics.of(block.project.norm, projected, moments)
         response = torch.cat([block.response_norm.weight, block.response_norm.bias])
         output, channel_norms = torch.empty_like(projected), x.new_empty(sizes.clips, sizes.outputs)
-        call("finish", sizes, projected, shortcut, *third.folded(sizes.outputs), response, output, channel_norms)
-        for norm in (expansion.norm, second, third):
-            norm.update_running()
+        call("finish", sizes, projected, shortcut, *third.folded[:2], response, output, channel_norms)
         ctx.save_for_backward(x, shortcut, filtered, projected, channel_norms)
         ctx.state = State(sizes, expansion, taps, second, project, third, response, adds_input, layouts(parameters))
         return output.permute(0, 3, 1, 2)
@@ -79,10 +77,10 @@ class InvertedResidual(torch.autograd.Function):
         x, shortcut, filtered, projected, channel_norms = ctx.saved_tensors
         state, of_output = ctx.state, channels_last(gradient)
         residual, third, response = _finish_backward(state, of_output, projected, shortcut, channel_norms)
-        of_projected = residual, projected, third.line.float()
+        of_projected = residual, projected, third.line
         project, second = _project_backward(state, of_projected, filtered)
         of_x, expand, first, taps = _expand_backward(state, of_projected, filtered, second, x)
-        layers = (expand.t(), first), (taps.t(), second), (project, third)
+        layers = (expand, first), (taps, second), (project, third)
         gradients = [tensor for weight, norm in layers for tensor in (weight, norm.weight, norm.bias)]
         gradients = as_gradients([*gradients, *response.split(1)], state.layouts)
         of_shortcut = None if shortcut is None or state.adds_input else residual.permute(0, 3, 1, 2)
@@ -96,10 +94,9 @@ def _sizes(block: CpMobileBlock, x: torch.Tensor) -> BlockSizes:
 
 
 def _expansion(block: CpMobileBlock, x: torch.Tensor, sizes: BlockSizes) -> Expansion:
-    totals, shift = thread_totals(sizes.inputs + 1, padded_size(sizes.inputs)), x[0].mean((0, 1))
-    call("input_moments", sizes, x, shift, totals)
-    totals = totals.sum(0)[:, : sizes.inputs]
-    return Expansion.of(block.expand, shift, products=totals[:-1], sums=totals[-1], places=x[..., 0].numel())
+    sums, shift = room(sizes.inputs + 1, padded_size(sizes.inputs), dtype=torch.float64), x[0].mean((0, 1))
+    call("input_moments", sizes, x, shift, sums)
+    return Expansion.of(block.expand, shift, sums, clips=sizes.clips, places=sizes.height * sizes.width)
 
 
 def _empty_map(block: CpMobileBlock, x: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,11 +117,10 @@ def _finish_backward(
     sizes = state.sizes
     residual = torch.empty_like(projected)
     sums = torch.zeros(sizes.clips, 2, sizes.outputs, dtype=torch.float64)
-    response = torch.empty(sizes.clips, 2, dtype=torch.float64)
-    folded = *state.third.folded(sizes.outputs), state.third.mean.float(), state.response
+    response = room(sizes.clips, 2, dtype=torch.float64)
     maps = gradient, projected, shortcut
-    call("finish_backward", sizes, *maps, *folded, channel_norms, residual, sums, response)
-    return residual, state.third.gradients(*sums.sum(0)), response.sum(0)
+    call("finish_backward", sizes, *maps, *state.third.folded, state.response, channel_norms, residual, sums, response)
+    return residual, state.third.gradients(sums.sum(0)), response.sum(0)
 
 
 def _project_backward(
@@ -132,11 +128,9 @@ def _project_backward(
 ) -> tuple[torch.Tensor, NormGradients]:
     """Returns the gradients of the projection's weight, `(outputs, expanded)`, and of the second normalisation."""
     sizes, second = state.sizes, state.second
-    totals = thread_totals(sizes.outputs + 2, sizes.hidden)
-    folded = *second.folded(sizes.hidden), padded(second.mean, sizes.hidden)
-    call("project_backward", sizes, *of_projected, filtered, *folded, state.project, totals)
-    totals = totals.sum(0)[:, : len(second.mean)]
-    return totals[:-2], second.gradients(totals[-2], totals[-1])
+    sums = room(sizes.outputs + 2, sizes.hidden, dtype=torch.float64)
+    call("project_backward", sizes, *of_projected, filtered, *second.folded, state.project, sums)
+    return sums[:-2, : second.sizes.channels], second.gradients(sums[-2:])
 
 
 def _expand_backward(
@@ -148,20 +142,13 @@ def _expand_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, NormGradients, torch.Tensor]:
     """Returns the gradients of x, of the expansion's weight, of the first normalisation, and of the taps."""
     sizes, expansion, inputs = state.sizes, state.expansion, state.sizes.inputs
-    weight, bias = expansion.folded(sizes.hidden)
-    folded = *state.second.folded(sizes.hidden), padded(second.line, sizes.hidden)
-    back = padded(weight.t(), padded_size(inputs))
-    of_x, totals = torch.empty_like(x), thread_totals(inputs + TAPS + 1, sizes.hidden)
-    layers = state.project, filtered, *folded, state.taps, weight, bias, back
-    call("expand_depthwise_backward", sizes, x, *of_projected, *layers, of_x, totals)
-    totals = totals.sum(0)[:, : expansion.weight.shape[1]]
-    product, taps, total = totals[:inputs], totals[inputs:-1], totals[-1]
-    expand, first = expansion.gradients(product, total)
-    _, slope, offset = first.line
-    through = padded((expansion.weight * slope) @ expansion.weight.t(), padded_size(inputs))
-    residual = of_projected[0] if state.adds_input else None
-    call("add_product", sizes, x, through, (expansion.weight @ offset).float(), residual, of_x)
-    return of_x, expand, first, taps
+    of_x, sums = torch.empty_like(x), room(inputs + 1 + TAPS, sizes.hidden, dtype=torch.float64)
+    of_filtered = filtered, *state.second.folded[:2], second.line
+    layers = state.taps, expansion.folded[:-1], expansion.folded[-1], expansion.back
+    call("expand_depthwise_backward", sizes, x, *of_projected, state.project, *of_filtered, *layers, of_x, sums)
+    expand, first = expansion.gradients(sums[: inputs + 1])
+    call("add_product", sizes, x, first.line, of_projected[0] if state.adds_input else None, of_x)
+    return of_x, expand, first, sums[inputs + 1 :, : expansion.sizes.channels].t()
 
 
 __all__ = ["InvertedResidual", "block_parameters"]

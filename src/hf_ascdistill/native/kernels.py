@@ -19,7 +19,14 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 FOLDER = Path(__file__).parent
-SOURCES = ("inverted_residual.cpp", "stem.cpp", "classifier.cpp", "convolution.cpp", "log_mel.cpp")
+SOURCES = (
+    "inverted_residual.cpp",
+    "stem.cpp",
+    "normalization.cpp",
+    "classifier.cpp",
+    "convolution.cpp",
+    "log_mel.cpp",
+)
 HEADERS = ("matrices.h", "maps.h", "blocks.h", "stem.h", "fourier.h")
 COMPILER = "g++"  # its OpenMP is the one that torch is built with, so that both share their threads
 FLAGS = ("-O3", "-std=c++17", "-fopenmp", "-fPIC", "-Wno-psabi")
@@ -41,12 +48,16 @@ TENSORS = {
     "finish_backward": 11,
     "project_backward": 9,
     "expand_depthwise_backward": 15,
-    "add_product": 5,
+    "add_product": 4,
     "patch_moments": 2,
     "convolve_twice": 5,
     "finish_stem": 4,
     "finish_stem_backward": 6,
     "convolve_twice_backward": 9,
+    "batch_statistics": 7,
+    "norm_gradients": 4,
+    "expansion": 12,
+    "expansion_gradients": 8,
     "classify": 2,
     "convolution_tables": 1,
     "response_spectra": 3,
@@ -70,6 +81,15 @@ class StemSizes(ctypes.Structure):
     """Sizes of the stem."""
 
     _fields_ = [(name, ctypes.c_int) for name in ("clips", "height", "width", "middle", "outputs")]
+
+
+class NormSizes(ctypes.Structure):
+    """Sizes of the map that a batch normalisation takes; `inputs` are those of the product that gives it."""
+
+    _fields_ = [
+        *((name, ctypes.c_int) for name in ("clips", "places", "inputs", "channels", "padded")),
+        *((name, ctypes.c_float) for name in ("epsilon", "momentum")),
+    ]
 
 
 def cache_folder() -> Path:
@@ -197,14 +217,20 @@ def as_gradients(
     return tuple(torch.empty_strided(*layout).copy_(value.reshape(layout[0])) for value, layout in pairs)
 
 
-def thread_totals(*shape: int) -> torch.Tensor:
-    """Returns zeros for sums, float64, `shape` for each thread."""
-    return torch.zeros(torch.get_num_threads(), *shape, dtype=torch.float64)
+def room(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Returns memory for what a kernel writes, whatever torch's defaults.
+
+    Args:
+        shape (`int`): of the tensor.
+        dtype (`torch.dtype`, *optional*, defaults to `torch.float32`): its type.
+    """
+    return torch.empty(*shape, dtype=dtype, device="cpu")
 
 
 __all__ = [
     "MOST_EXPANDED_CHANNELS",
     "BlockSizes",
+    "NormSizes",
     "StemSizes",
     "cache_folder",
     "as_gradients",
@@ -216,5 +242,5 @@ __all__ = [
     "load_kernels",
     "padded",
     "padded_size",
-    "thread_totals",
+    "room",
 ]

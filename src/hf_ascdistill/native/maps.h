@@ -5,6 +5,8 @@
 
 #include "matrices.h"
 
+#include <omp.h>
+
 constexpr int BLOCK = 64;  // places whose rows are multiplied at once, at least
 
 // Gradient of what a normalisation takes: g, the gradient of its result, times a factor, plus a line in its input.
@@ -34,6 +36,19 @@ inline void move_to_totals(float* sums, size_t count, double* totals) {
   for (size_t i = 0; i < count; i++) totals[i] += sums[i];
   std::fill_n(sums, count, 0.f);
 }
+
+// Float64 sums of each thread, which are joined when all have done their work.
+struct ThreadTotals {
+  size_t size;
+  std::vector<double> memory;
+  ThreadTotals(int threads, size_t size) : size(size), memory(threads * size) {}
+  double* of_thread() { return memory.data() + omp_get_thread_num() * size; }
+  void write(double* out) const {
+    std::copy_n(memory.data(), size, out);
+    for (size_t first = size; first < memory.size(); first += size)
+      for (size_t i = 0; i < size; i++) out[i] += memory[first + i];
+  }
+};
 
 // Does the work of each place of a map, which adds to `sums`; these are moved on a block at a time.
 template <class Work>

@@ -1,13 +1,15 @@
-"""Batch normalisation in training, worked out from moments of the batch."""
+"""Batch normalisation in training, worked out in float64 from moments of the batch."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from ..models.modeling_cp_mobile import CpMobileConvNorm
-from .kernels import padded
+from .kernels import NormSizes, call, padded_size, room
+
+NUMBERS = 4  # what a normalisation knows of a channel: mean, inverse deviation, scale and shift
 
 
 class NormGradients(NamedTuple):
@@ -16,8 +18,8 @@ class NormGradients(NamedTuple):
     Args:
         weight (`torch.Tensor`): that of the gain, `(C,)`.
         bias (`torch.Tensor`): that of the offset, `(C,)`.
-        line (`torch.Tensor`): coefficients of that of the input, `(3, C)`: `line[0] * g + line[1] * input + line[2]`
-            where g is the gradient of the result.
+        line (`torch.Tensor`): coefficients of that of the input, `(3, padded C)`: `line[0] * g + line[1] * input +
+            line[2]` where g is the gradient of the result.
     """
 
     weight: torch.Tensor
@@ -27,66 +29,44 @@ class NormGradients(NamedTuple):
 
 @dataclass
 class BatchStatistics:
-    """What a batch normalisation knows of its batch, in float64.
+    """What a batch normalisation knows of its batch.
 
     Args:
-        norm (`nn.BatchNorm2d`): the layer.
-        mean (`torch.Tensor`): mean of each channel, `(C,)`.
-        variance (`torch.Tensor`): biased variance of each channel, `(C,)`.
-        count (`int`): numbers in a channel.
+        sizes ([`NormSizes`]): of its input.
+        numbers (`torch.Tensor`): mean, inverse deviation, scale and shift of each channel, `(4, C)`, float64: the
+            result is `input * scale + shift`.
+        folded (`torch.Tensor`): scale, shift and mean, `(3, padded C)`, float32, padded with zeros.
     """
 
-    norm: nn.BatchNorm2d
-    mean: torch.Tensor
-    variance: torch.Tensor
-    count: int
-    inverse: torch.Tensor = field(init=False)
-    scale: torch.Tensor = field(init=False)  # the result is input * scale + shift
-    shift: torch.Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.inverse = torch.rsqrt(self.variance + self.norm.eps)
-        self.scale = self.inverse * self.norm.weight.detach()
-        self.shift = self.norm.bias.detach() - self.mean * self.scale
+    sizes: NormSizes
+    numbers: torch.Tensor
+    folded: torch.Tensor
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d, maps: torch.Tensor, moments: torch.Tensor) -> "BatchStatistics":
-        """Joins the moments of clips to those of the batch (Chan et al., 1979).
+        """Joins the moments of clips to those of the batch, and moves the running statistics towards these.
 
         Args:
             norm (`nn.BatchNorm2d`): the layer.
-            maps (`torch.Tensor`): its input, `(B, M, F, C)`, perhaps with padded channels.
-            moments (`torch.Tensor`): mean and sum of squared deviations of each clip, `(B, 2, C)`,
-                float64.
+            maps (`torch.Tensor`): its input, `(B, M, F, padded C)`.
+            moments (`torch.Tensor`): mean and sum of squared deviations of each clip, `(B, 2, padded C)`, float64.
         """
-        clips, height, width, _ = maps.shape
-        means, squares = moments[..., : norm.num_features].unbind(1)
-        mean = means.mean(0)
-        variance = (squares.sum(0) / (height * width) + (means - mean).square().sum(0)) / clips
-        return cls(norm, mean, variance, clips * height * width)
+        clips, height, width, channels = maps.shape
+        sizes = NormSizes(clips, height * width, 0, norm.num_features, channels, norm.eps, norm.momentum)
+        numbers, folded = _numbers(sizes), room(3, channels)
+        call("batch_statistics", sizes, moments, *_tensors(norm), numbers, folded)
+        return cls(sizes, numbers, folded)
 
-    def folded(self, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns scale and shift in float32, padded with zeros to so many channels."""
-        return padded(self.scale, channels), padded(self.shift, channels)
-
-    def gradients(self, total: torch.Tensor, product: torch.Tensor) -> NormGradients:
+    def gradients(self, sums: torch.Tensor) -> NormGradients:
         """Works out the gradients from sums over the batch.
 
         Args:
-            total (`torch.Tensor`): sums of the gradient g of the result, `(C,)`.
-            product (`torch.Tensor`): sums of g times the distance of the input from its mean, `(C,)`.
+            sums (`torch.Tensor`): `(2, padded C)`, float64: of the gradient g of the result, and of g times the
+                distance of the input from its mean.
         """
-        weight = product * self.inverse
-        slope = -self.scale * self.inverse * weight / self.count
-        offset = -self.scale * total / self.count - slope * self.mean
-        return NormGradients(weight, total, torch.stack([self.scale, slope, offset]))
-
-    def update_running(self) -> None:
-        """Moves the running statistics of the layer towards the batch's, as the layer does itself."""
-        unbiased = self.variance * (self.count / (self.count - 1))
-        self.norm.running_mean.lerp_(self.mean.float(), self.norm.momentum)
-        self.norm.running_var.lerp_(unbiased.float(), self.norm.momentum)
-        self.norm.num_batches_tracked.add_(1)
+        gradients, line = room(2, self.sizes.channels), torch.empty_like(self.folded)
+        call("norm_gradients", self.sizes, sums, self.numbers, gradients, line)
+        return NormGradients(*gradients, line)
 
 
 @dataclass
@@ -100,51 +80,72 @@ class Expansion:
         dW = s x^T g + n t (K + m m^T) W + n m u        dx = g (s W)^T + x (t W) W^T + W u
 
     Args:
-        mean (`torch.Tensor`): mean of x, `(C,)`, float64.
-        covariance (`torch.Tensor`): its covariance, `(C, C)`, float64.
-        weight (`torch.Tensor`): W, `(C, E)`, float64.
-        norm ([`BatchStatistics`]): of x W.
+        sizes ([`NormSizes`]): of x W.
+        weight (`torch.Tensor`): W^T, `(E, C)`.
+        mean (`torch.Tensor`): m, `(C,)`, float64.
+        moments (`torch.Tensor`): K W, `(C, E)`, float64.
+        numbers (`torch.Tensor`): as those of [`BatchStatistics`], `(4, E)`.
+        folded (`torch.Tensor`): W with the normalisation in it, `(C, padded E)`, and its bias in a row more.
+        back (`torch.Tensor`): this W transposed, `(padded E, padded C)`.
     """
 
-    mean: torch.Tensor
-    covariance: torch.Tensor
+    sizes: NormSizes
     weight: torch.Tensor
-    norm: BatchStatistics
+    mean: torch.Tensor
+    moments: torch.Tensor
+    numbers: torch.Tensor
+    folded: torch.Tensor
+    back: torch.Tensor
 
     @classmethod
     def of(
-        cls, layer: CpMobileConvNorm, shift: torch.Tensor, *, products: torch.Tensor, sums: torch.Tensor, places: int
+        cls, layer: CpMobileConvNorm, shift: torch.Tensor, totals: torch.Tensor, *, clips: int, places: int
     ) -> "Expansion":
-        """Works it out for a convolution and its normalisation, from sums over all places.
+        """Works it out for a convolution and its normalisation, whose running statistics it moves.
 
         Args:
             layer (`CpMobileConvNorm`): both.
             shift (`torch.Tensor`): about the mean of x, `(C,)`: sums of large squares would lose the small covariance.
-            products (`torch.Tensor`): sums of d^T d, where d is x - shift, `(C, C)`, float64.
-            sums (`torch.Tensor`): sums of d, `(C,)`, float64.
-            places (`int`): how many.
+            totals (`torch.Tensor`): sums over all places, `(C + 1, padded C)`, float64: of d^T d, where d is x -
+                shift, and of d.
+            clips (`int`): in the batch.
+            places (`int`): in a clip.
         """
-        weight = layer.conv.weight.detach().flatten(1).t().double()
-        distance = sums / places
-        mean, covariance = shift + distance, products / places - torch.outer(distance, distance)
-        variance = (weight * (covariance @ weight)).sum(0).clamp_min(0)
-        return cls(mean, covariance, weight, BatchStatistics(layer.norm, mean @ weight, variance, places))
+        norm, inputs = layer.norm, len(shift)
+        channels, wide = norm.num_features, padded_size(norm.num_features)
+        sizes = NormSizes(clips, places, inputs, channels, wide, norm.eps, norm.momentum)
+        weight = layer.conv.weight.detach().reshape(channels, inputs).clone()
+        moments = room(inputs, channels, dtype=torch.float64)
+        own = room(inputs, dtype=torch.float64), moments, _numbers(sizes)
+        folded, back = room(inputs + 1, wide), room(wide, padded_size(inputs))
+        call("expansion", sizes, totals, shift, weight, *_tensors(norm), *own, folded, back)
+        return cls(sizes, weight, *own, folded, back)
 
-    def folded(self, hidden: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns weight `(C, hidden)` and bias of both in one, float32."""
-        return padded(self.weight * self.norm.scale, hidden), padded(self.norm.shift, hidden)
-
-    def gradients(self, product: torch.Tensor, total: torch.Tensor) -> tuple[torch.Tensor, NormGradients]:
-        """Works out the gradients of W, `(C, E)`, and of the normalisation.
+    def gradients(self, sums: torch.Tensor) -> tuple[torch.Tensor, NormGradients]:
+        """Works out the gradients of W and of the normalisation.
 
         Args:
-            product (`torch.Tensor`): x^T g, `(C, E)`.
-            total (`torch.Tensor`): sums of g, `(E,)`.
+            sums (`torch.Tensor`): x^T g and, below it, the sums of g, `(C + 1, padded E)`, float64.
+
+        Returns:
+            `tuple`: the gradient of W^T, `(E, C)`, and those of the normalisation, whose line here is the part of dx
+            that follows from x, (t W) W^T, and, below it, W u: `(C + 1, padded C)`.
         """
-        norm = self.norm.gradients(total, (self.weight * product).sum(0) - self.norm.mean * total)
-        scale, slope, offset = norm.line
-        moments = self.covariance @ self.weight + torch.outer(self.mean, self.norm.mean)
-        return scale * product + self.norm.count * (slope * moments + torch.outer(self.mean, offset)), norm
+        of_weight, gradients = torch.empty_like(self.weight), room(2, self.sizes.channels)
+        through = room(self.sizes.inputs + 1, self.back.shape[1])
+        own = self.weight, self.mean, self.moments, self.numbers
+        call("expansion_gradients", self.sizes, sums, *own, of_weight, gradients, through)
+        return of_weight, NormGradients(*gradients, through)
+
+
+def _numbers(sizes: NormSizes) -> torch.Tensor:
+    return room(NUMBERS, sizes.channels, dtype=torch.float64)
+
+
+def _tensors(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, ...]:
+    """Returns gain, offset and running statistics, which a kernel is about to move, and counts the batch."""
+    norm.num_batches_tracked.add_(1)
+    return norm.weight, norm.bias, norm.running_mean, norm.running_var
 
 
 __all__ = ["BatchStatistics", "Expansion", "NormGradients"]

@@ -2,28 +2,28 @@
 //
 // The stem is two 3x3 convolutions of stride 2 and padding 1, each with a normalisation and a ReLU. What the first one
 // gives never lies in memory: its rows are made where the second needs them, and again in the backward pass. Each clip
-// is the work of one thread; `totals` has a block for each thread.
+// is the work of one thread.
 #include "stem.h"
-
-#include <omp.h>
 
 extern "C" {
 
-// totals (threads, TAPS, PATCH): patches^T patches; column TAPS holds the sums of the patches.
+// totals (TAPS + 1, PATCH): patches^T patches; as the last column of a patch is a one, the last row holds its sums.
 void patch_moments(const StemSizes* sizes, int threads, const float* x, double* totals) {
   const StemSizes s = *sizes;
+  ThreadTotals thread_totals(threads, (TAPS + 1) * PATCH);
 #pragma omp parallel num_threads(threads)
   {
-    Buffer sums(TAPS * PATCH), patches((size_t)s.middle_width() * PATCH);
+    Buffer sums(thread_totals.size), patches((size_t)s.middle_width() * PATCH);
 #pragma omp for schedule(static)
     for (int clip = 0; clip < s.clips; clip++) {
       for (int row = 0; row < s.middle_height(); row++) {
         fill_patches(s, x + (size_t)clip * s.height * s.width, row, patches.data());
-        multiply(TAPS, PATCH, s.middle_width(), {patches.data(), 1, PATCH}, patches.data(), sums.data(), true);
-        move_to_totals(sums.data(), sums.size(), totals + omp_get_thread_num() * sums.size());
+        multiply(TAPS + 1, PATCH, s.middle_width(), {patches.data(), 1, PATCH}, patches.data(), sums.data(), true);
+        move_to_totals(sums.data(), sums.size(), thread_totals.of_thread());
       }
     }
   }
+  thread_totals.write(totals);
 }
 
 // x (clips, height, width) -> second (clips, out_height, out_width, outputs), what the second convolution gives, and
@@ -92,7 +92,7 @@ void finish_stem_backward(const StemSizes* sizes, int threads, const float* grad
   }
 }
 
-// totals (threads, 9 middle padded outputs + (TAPS + 1) padded middle): the gradient of second_weight; patches^T g,
+// totals (9 middle padded outputs + (TAPS + 1) padded middle): the gradient of second_weight; patches^T g,
 // where g is the gradient of the first normalisation's result, whose last row holds the sums of g. coefficients are
 // those of the second normalisation's gradient; second_back (3, outputs, padded 3 middle) is second_weight transposed.
 void convolve_twice_backward(const StemSizes* sizes, int threads, const float* x, const float* weight,
@@ -102,12 +102,13 @@ void convolve_twice_backward(const StemSizes* sizes, int threads, const float* x
   const int columns = padded(s.outputs), wide_middle = padded(s.middle);
   const int depth = 3 * s.middle, wide_depth = padded(depth);  // what a row of three taps meets
   const float *factor = coefficients, *slope = factor + s.outputs, *shift = slope + s.outputs;
+  ThreadTotals thread_totals(threads, (size_t)3 * depth * columns + (TAPS + 1) * wide_middle);
 #pragma omp parallel num_threads(threads)
   {
     Rows rows(s.middle_width(), s.middle), gradients(s.middle_width(), s.middle), patches(s.middle_width(), PATCH);
     Buffer wide, d((size_t)s.out_width() * columns);
     Buffer met((size_t)s.out_width() * wide_depth), g((size_t)s.middle_width() * wide_middle);
-    Buffer sums((size_t)3 * depth * columns + (TAPS + 1) * wide_middle);
+    Buffer sums(thread_totals.size);
     float* first_sums = sums.data() + (size_t)3 * depth * columns;
 #pragma omp for schedule(static)
     for (int clip = 0; clip < s.clips; clip++) {
@@ -148,8 +149,9 @@ void convolve_twice_backward(const StemSizes* sizes, int threads, const float* x
           multiply(TAPS + 1, wide_middle, s.middle_width(), taps_first, g.data(), first_sums, true);
         }
       }
-      move_to_totals(sums.data(), sums.size(), totals + omp_get_thread_num() * sums.size());
+      move_to_totals(sums.data(), sums.size(), thread_totals.of_thread());
     }
   }
+  thread_totals.write(totals);
 }
 }
