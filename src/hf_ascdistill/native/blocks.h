@@ -19,10 +19,8 @@ struct BlockSizes {
 };
 
 inline void expand_row(const BlockSizes& s, const float* x, const float* weight, const float* bias, float* row) {
-  multiply(s.width, s.hidden, s.inputs, {x, s.inputs, 1}, weight, row, false);
-  for (int place = 0; place < s.width; place++, row += s.hidden)
-#pragma omp simd
-    for (int c = 0; c < s.hidden; c++) row[c] = std::max(row[c] + bias[c], 0.f);
+  const StoredWithBiasAndRelu finish{row, s.hidden, bias};
+  multiply(s.width, s.hidden, s.inputs, {x, s.inputs, 1}, weight, nullptr, finish);
 }
 
 // The depthwise convolution of three rows; `finish` works on its sums of channels from the second argument on.

@@ -69,10 +69,7 @@ static void make_rows(BlockWork& work, const float* x, const float* shortcut, in
   const FoldedBlock& b = work.b;
   const BlockSizes& s = work.s;
   const int width = s.out_width(), group = std::max(1, BLOCK / width);
-  const auto add_bias_and_relu = [&b](Vector sum, int c) {
-    sum += load(b.taps_bias + c);
-    return sum < Vector{} ? Vector{} : sum;  // NaN stays
-  };
+  const auto add_bias_and_relu = [&b](Vector sum, int c) { return relu(sum + load(b.taps_bias + c)); };
   for (int row = first, expanded = std::max(0, first * s.stride_height - 1); row < end; row += group) {
     const int next = std::min(row + group, end);
     for (int out = row; out < next; out++) {

@@ -40,6 +40,32 @@ static void depthwise_row_backward(const float* g, const float* row, const float
   }
 }
 
+// Sums of what a ReLU, which gave `hidden`, lets through of the gradient of its result, and of this times the distance
+// of the normalisation's input from its mean. The gradient itself is not kept.
+struct SumsOfPassed {
+  const float *hidden, *input, *mean;
+  int channels;
+  float *sum, *product;
+  template <int ROWS, int VECTORS>
+  void operator()(const Vector (&gradients)[ROWS][VECTORS], int row, int column) const {
+#pragma GCC unroll 3
+    for (int n = 0; n < VECTORS; n++) {
+      const int c = column + n * LANES;
+      const Vector centre = load(mean + c);
+      Vector total = load(sum + c), along = load(product + c);
+#pragma GCC unroll 8
+      for (int m = 0; m < ROWS; m++) {
+        const ptrdiff_t at = (ptrdiff_t)(row + m) * channels + c;
+        const Vector passed = load(hidden + at) > Vector{} ? gradients[m][n] : Vector{};
+        total += passed;
+        along += passed * (load(input + at) - centre);
+      }
+      store(sum + c, total);
+      store(product + c, along);
+    }
+  }
+};
+
 extern "C" {
 
 // totals (inputs + 1, padded inputs): d^T d and, below it, the sums of d, the distances of x from a shift.
@@ -229,7 +255,7 @@ void project_backward(const BlockSizes* sizes, int threads, const float* dz, con
 #pragma omp parallel num_threads(threads)
   {
     Buffer sums(thread_totals.size), gradient((size_t)BLOCK * s.outputs);
-    Buffer hidden((size_t)BLOCK * s.hidden), g((size_t)BLOCK * s.hidden);
+    Buffer hidden((size_t)BLOCK * s.hidden);
     float *sum = sums.data() + (size_t)s.outputs * s.hidden, *product = sum + s.hidden;
     double* totals_of_thread = thread_totals.of_thread();
 #pragma omp for schedule(static)
@@ -240,17 +266,8 @@ void project_backward(const BlockSizes* sizes, int threads, const float* dz, con
         apply({dz, projected, coefficients}, first, count, s.outputs, gradient.data());
         scale_and_relu(depthwise + first * s.hidden, scale, bias, count, s.hidden, hidden.data());
         multiply(s.outputs, s.hidden, count, {gradient.data(), 1, s.outputs}, hidden.data(), sums.data(), true);
-        multiply(count, s.hidden, s.outputs, {gradient.data(), s.outputs, 1}, weight, g.data(), false);
-        for (int i = 0; i < count; i++) {
-          const float *h = hidden.data() + (size_t)i * s.hidden, *gradients = g.data() + (size_t)i * s.hidden;
-          const float* input = depthwise + (first + i) * s.hidden;
-#pragma omp simd
-          for (int c = 0; c < s.hidden; c++) {
-            const float passed = h[c] > 0 ? gradients[c] : 0.f;
-            sum[c] += passed;
-            product[c] += passed * (input[c] - mean[c]);
-          }
-        }
+        const SumsOfPassed finish{hidden.data(), depthwise + first * s.hidden, mean, s.hidden, sum, product};
+        multiply(count, s.hidden, s.outputs, {gradient.data(), s.outputs, 1}, weight, nullptr, finish);
         move_to_totals(sum, 2 * (size_t)s.hidden, totals_of_thread + (size_t)s.outputs * s.hidden);
       }
       move_to_totals(sums.data(), sums.size(), totals_of_thread);

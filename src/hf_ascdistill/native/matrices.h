@@ -40,13 +40,47 @@ struct Strided {
   ptrdiff_t row, column;
 };
 
-template <int ROWS, int VECTORS>
-inline void multiply_tile(Strided a, const float* b, int b_row, float* c, int c_row, int depth, bool add) {
+// What becomes of the finished sums of a tile, whose first is in some row and column of the product.
+struct Stored {
+  float* c;
+  int c_row;
+  template <int ROWS, int VECTORS>
+  void operator()(const Vector (&sums)[ROWS][VECTORS], int row, int column) const {
+#pragma GCC unroll 8
+    for (int m = 0; m < ROWS; m++)
+#pragma GCC unroll 3
+      for (int n = 0; n < VECTORS; n++) store(c + (ptrdiff_t)(row + m) * c_row + column + n * LANES, sums[m][n]);
+  }
+};
+
+inline Vector relu(Vector x) { return x < Vector{} ? Vector{} : x; }  // NaN stays
+
+struct StoredWithBiasAndRelu {
+  float* c;
+  int c_row;
+  const float* bias;
+  template <int ROWS, int VECTORS>
+  void operator()(const Vector (&sums)[ROWS][VECTORS], int row, int column) const {
+#pragma GCC unroll 3
+    for (int n = 0; n < VECTORS; n++) {
+      const Vector offset = load(bias + column + n * LANES);
+#pragma GCC unroll 8
+      for (int m = 0; m < ROWS; m++)
+        store(c + (ptrdiff_t)(row + m) * c_row + column + n * LANES, relu(sums[m][n] + offset));
+    }
+  }
+};
+
+// The sums begin with what `initial` holds, or with zeros where it is null.
+template <int ROWS, int VECTORS, class Finish>
+inline void multiply_tile(Strided a, const float* b, int b_row, int depth, const float* initial, int row, int column,
+                          Finish finish) {
   Vector sums[ROWS][VECTORS];
 #pragma GCC unroll 8
   for (int m = 0; m < ROWS; m++)
 #pragma GCC unroll 3
-    for (int n = 0; n < VECTORS; n++) sums[m][n] = add ? load(c + (ptrdiff_t)m * c_row + n * LANES) : Vector{};
+    for (int n = 0; n < VECTORS; n++)
+      sums[m][n] = initial ? load(initial + (ptrdiff_t)m * b_row + n * LANES) : Vector{};
   for (int k = 0; k < depth; k++) {
     Vector right[VECTORS];
 #pragma GCC unroll 3
@@ -58,48 +92,52 @@ inline void multiply_tile(Strided a, const float* b, int b_row, float* c, int c_
       for (int n = 0; n < VECTORS; n++) sums[m][n] += left * right[n];
     }
   }
-#pragma GCC unroll 8
-  for (int m = 0; m < ROWS; m++)
-#pragma GCC unroll 3
-    for (int n = 0; n < VECTORS; n++) store(c + (ptrdiff_t)m * c_row + n * LANES, sums[m][n]);
+  finish(sums, row, column);
 }
 
-template <int VECTORS>
-inline void multiply_panel(int rows, Strided a, const float* b, int b_row, float* c, int c_row, int depth, bool add) {
+template <int VECTORS, class Finish>
+inline void multiply_panel(int rows, Strided a, const float* b, int b_row, int depth, const float* initial, int column,
+                           Finish finish) {
   const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
   for (int tile = 0, m = 0; tile < tiles; tile++) {
     const int height = (rows - m + tiles - tile - 1) / (tiles - tile);  // of like heights: 17 rows are 6, 6 and 5
     const Strided part{a.at + m * a.row, a.row, a.column};
-    float* out = c + (ptrdiff_t)m * c_row;
+    const float* from = initial ? initial + (ptrdiff_t)m * b_row : nullptr;
     switch (height) {
-      case 1: multiply_tile<1, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
-      case 2: multiply_tile<2, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
-      case 3: multiply_tile<3, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
-      case 4: multiply_tile<4, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
-      case 5: multiply_tile<5, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
-      case 6: multiply_tile<6, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
-      case 7: multiply_tile<7, VECTORS>(part, b, b_row, out, c_row, depth, add); break;
-      default: multiply_tile<8, VECTORS>(part, b, b_row, out, c_row, depth, add);
+      case 1: multiply_tile<1, VECTORS>(part, b, b_row, depth, from, m, column, finish); break;
+      case 2: multiply_tile<2, VECTORS>(part, b, b_row, depth, from, m, column, finish); break;
+      case 3: multiply_tile<3, VECTORS>(part, b, b_row, depth, from, m, column, finish); break;
+      case 4: multiply_tile<4, VECTORS>(part, b, b_row, depth, from, m, column, finish); break;
+      case 5: multiply_tile<5, VECTORS>(part, b, b_row, depth, from, m, column, finish); break;
+      case 6: multiply_tile<6, VECTORS>(part, b, b_row, depth, from, m, column, finish); break;
+      case 7: multiply_tile<7, VECTORS>(part, b, b_row, depth, from, m, column, finish); break;
+      default: multiply_tile<8, VECTORS>(part, b, b_row, depth, from, m, column, finish);
     }
     m += height;
   }
 }
 
-// c (rows, columns) = a (rows, depth) b (depth, columns), or c += a b. `columns`, a multiple of PADDING, is also the
-// step from row to row of b and c.
+// Hands the tiles of a (rows, depth) b (depth, columns), plus what `initial` holds unless it is null, to `finish`.
+// `columns`, a multiple of PADDING, is also the step from row to row of b and `initial`.
+template <class Finish>
+inline void multiply(int rows, int columns, int depth, Strided a, const float* b, const float* initial, Finish finish) {
+  for (int n = 0; n < columns;) {
+    const int left = (columns - n) / LANES;
+    const int width = left == 4 ? 2 : std::min(left, TILE_VECTORS);
+    const float* from = initial ? initial + n : nullptr;
+    if (width == 3) multiply_panel<3>(rows, a, b + n, columns, depth, from, n, finish);
+    else if (width == 2) multiply_panel<2>(rows, a, b + n, columns, depth, from, n, finish);
+    else multiply_panel<1>(rows, a, b + n, columns, depth, from, n, finish);
+    n += width * LANES;
+  }
+}
+
+// c (rows, columns) = a b, or c += a b.
 inline void multiply(int rows, int columns, int depth, Strided a, const float* b, float* c, bool add) {
   for (int k = 0; k < depth; k += TILE_DEPTH) {
-    const int steps = std::min(TILE_DEPTH, depth - k);
     const Strided part{a.at + k * a.column, a.row, a.column};
-    const float* right = b + (ptrdiff_t)k * columns;
-    for (int n = 0; n < columns;) {
-      const int left = (columns - n) / LANES;
-      const int width = left == 4 ? 2 : std::min(left, TILE_VECTORS);
-      if (width == 3) multiply_panel<3>(rows, part, right + n, columns, c + n, columns, steps, add || k > 0);
-      else if (width == 2) multiply_panel<2>(rows, part, right + n, columns, c + n, columns, steps, add || k > 0);
-      else multiply_panel<1>(rows, part, right + n, columns, c + n, columns, steps, add || k > 0);
-      n += width * LANES;
-    }
+    const float *right = b + (ptrdiff_t)k * columns, *initial = add || k > 0 ? c : nullptr;
+    multiply(rows, columns, std::min(TILE_DEPTH, depth - k), part, right, initial, Stored{c, columns});
   }
 }
 
