@@ -42,6 +42,24 @@ inline void depthwise_row(const float* const rows[3], const float* weight, int p
   }
 }
 
+// The pool of the shortcut: averages of 3x3 places, zeros around the map among them.
+inline void pool_rows(const BlockSizes& s, const float* x, int first, int end, float* pooled) {
+  for (int row = first; row < end; row++)
+    for (int place = 0; place < s.out_width(); place++) {
+      float* to = pooled + ((size_t)row * s.out_width() + place) * s.inputs;
+      std::fill_n(to, s.inputs, 0.f);
+      for (int dy = 0; dy < 3; dy++)
+        for (int dx = 0; dx < 3; dx++) {
+          const int y = row * s.stride_height + dy - 1, at = place * s.stride_width + dx - 1;
+          if (y < 0 || y >= s.height || at < 0 || at >= s.width) continue;
+          const float* from = x + ((size_t)y * s.width + at) * s.inputs;
+#pragma omp simd
+          for (int c = 0; c < s.inputs; c++) to[c] += from[c];
+        }
+      for (int c = 0; c < s.inputs; c++) to[c] /= 9;
+    }
+}
+
 inline float mean_of(const float* numbers, int count) {
   double sum = 0;
   for (int i = 0; i < count; i++) sum += numbers[i];

@@ -45,24 +45,6 @@ struct Band {
   int end(int rows) const { return (member + 1) * rows / members; }
 };
 
-// The pool of the shortcut: averages of 3x3 places, zeros around the map among them.
-static void pool_rows(const BlockSizes& s, const float* x, int first, int end, float* pooled) {
-  for (int row = first; row < end; row++)
-    for (int place = 0; place < s.out_width(); place++) {
-      float* to = pooled + ((size_t)row * s.out_width() + place) * s.inputs;
-      std::fill_n(to, s.inputs, 0.f);
-      for (int dy = 0; dy < 3; dy++)
-        for (int dx = 0; dx < 3; dx++) {
-          const int y = row * s.stride_height + dy - 1, at = place * s.stride_width + dx - 1;
-          if (y < 0 || y >= s.height || at < 0 || at >= s.width) continue;
-          const float* from = x + ((size_t)y * s.width + at) * s.inputs;
-#pragma omp simd
-          for (int c = 0; c < s.inputs; c++) to[c] += from[c];
-        }
-      for (int c = 0; c < s.inputs; c++) to[c] /= 9;
-    }
-}
-
 // A block's rows before the response normalisation, and the energies (out_height, outputs) of their channels.
 static void make_rows(BlockWork& work, const float* x, const float* shortcut, int first, int end, float* y,
                       float* energies, Buffer& wide) {

@@ -66,6 +66,19 @@ struct SumsOfPassed {
   }
 };
 
+// Adds to the gradient of a place what the pool of the shortcut hands back of dz, the gradient of a clip's pooled map.
+static void add_through_pool(const BlockSizes& s, const float* dz, int y, int x, float* to) {
+  for (int dy = -1; dy <= 1; dy++)
+    for (int dx = -1; dx <= 1; dx++) {
+      const int row = (y + dy) / s.stride_height, place = (x + dx) / s.stride_width;
+      if (row * s.stride_height != y + dy || place * s.stride_width != x + dx) continue;  // no window has its centre there
+      if (row >= s.out_height() || place >= s.out_width()) continue;
+      const float* from = dz + ((size_t)row * s.out_width() + place) * s.inputs;
+#pragma omp simd
+      for (int c = 0; c < s.inputs; c++) to[c] += from[c] * (1 / 9.f);
+    }
+}
+
 extern "C" {
 
 // totals (inputs + 1, padded inputs): d^T d and, below it, the sums of d, the distances of x from a shift.
@@ -145,6 +158,15 @@ void project(const BlockSizes* sizes, int threads, const float* depthwise, const
       clip_moments.write(moments + (size_t)clip * 2 * s.outputs);
     }
   }
+}
+
+// x -> pooled (clips, out_height, out_width, inputs), the shortcut of a block with a stride.
+void pool(const BlockSizes* sizes, int threads, const float* x, float* pooled) {
+  const BlockSizes s = *sizes;
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int clip = 0; clip < s.clips; clip++)
+    pool_rows(s, x + (size_t)clip * s.places() * s.inputs, 0, s.out_height(),
+              pooled + (size_t)clip * s.out_places() * s.inputs);
 }
 
 // projected and the shortcut, which may be null -> y, all (clips, out_height, out_width, outputs), and the norm of
@@ -351,11 +373,13 @@ void expand_depthwise_backward(const BlockSizes* sizes, int threads, const float
   thread_totals.write(totals);
 }
 
-// dx += x matrix + offset + residual, which may be null; matrix (inputs + 1, padded inputs) has the offset below it.
-void add_product(const BlockSizes* sizes, int threads, const float* x, const float* matrix, const float* residual,
+// dx += x matrix + offset, and what the shortcut hands back of dz, which is null where there is none; matrix (inputs + 1,
+// padded inputs) has the offset below it.
+void add_product(const BlockSizes* sizes, int threads, const float* x, const float* matrix, const float* dz,
                  float* dx) {
   const BlockSizes s = *sizes;
   const float* offset = matrix + (size_t)s.inputs * padded(s.inputs);
+  const bool is_pooled = s.stride_height * s.stride_width > 1;
 #pragma omp parallel num_threads(threads)
   {
     Buffer block((size_t)BLOCK * padded(s.inputs));
@@ -369,8 +393,11 @@ void add_product(const BlockSizes* sizes, int threads, const float* x, const flo
           const size_t at = first + (size_t)i * s.inputs;
           const float* product = block.data() + (size_t)i * columns;
           for (int c = 0; c < s.inputs; c++) dx[at + c] += product[c] + offset[c];
-          if (residual)
-            for (int c = 0; c < s.inputs; c++) dx[at + c] += residual[at + c];
+          if (dz && is_pooled)
+            add_through_pool(s, dz + (size_t)clip * s.out_places() * s.inputs, (place + i) / s.width,
+                             (place + i) % s.width, dx + at);
+          else if (dz)
+            for (int c = 0; c < s.inputs; c++) dx[at + c] += dz[at + c];
         }
       }
   }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.autograd.function import once_differentiable
 
 from ..models.modeling_cp_mobile import RESPONSE_EPS, CpMobileBlock
@@ -28,7 +29,7 @@ class State:
     project: torch.Tensor  # (outputs, hidden)
     third: BatchStatistics
     response: torch.Tensor  # gain and offset
-    adds_input: bool  # the shortcut is the input
+    has_shortcut: bool
     layouts: list  # of the parameters
 
 
@@ -42,18 +43,14 @@ def block_parameters(block: CpMobileBlock) -> list[torch.Tensor]:
 class InvertedResidual(torch.autograd.Function):
     """[`CpMobileBlock`] in training mode.
 
-    `apply(block, x, shortcut, *block_parameters(block))` takes the input `(B, C, M, F)` and what the shortcut adds,
-    `(B, C', M', F')`, or `None` where there is none or it is the input, and gives `(B, C', M', F')`. It moves the
-    running statistics of the block.
+    `apply(block, x, *block_parameters(block))` takes the input `(B, C, M, F)` and gives `(B, C', M', F')`. It moves
+    the running statistics of the block.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, block: CpMobileBlock, x: torch.Tensor, shortcut: torch.Tensor | None, *parameters: torch.Tensor
-    ) -> torch.Tensor:
-        sizes = _sizes(block, x)
-        x, adds_input = channels_last(x), block.has_shortcut and shortcut is None
-        shortcut = x if adds_input else None if shortcut is None else channels_last(shortcut)
+    def forward(ctx: Any, block: CpMobileBlock, x: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        sizes, x = _sizes(block, x), channels_last(x)
+        shortcut = _shortcut(block, x, sizes)
         expansion = _expansion(block, x, sizes)
         taps = padded(block.depthwise.conv.weight.flatten(1).t(), sizes.hidden)
         filtered, moments = _empty_map(block, x, sizes.hidden)
@@ -68,7 +65,9 @@ class InvertedResidual(torch.autograd.Function):
         output, channel_norms = torch.empty_like(projected), x.new_empty(sizes.clips, sizes.outputs)
         call("finish", sizes, projected, shortcut, *third.folded[:2], response, output, channel_norms)
         ctx.save_for_backward(x, shortcut, filtered, projected, channel_norms)
-        ctx.state = State(sizes, expansion, taps, second, project, third, response, adds_input, layouts(parameters))
+        ctx.state = State(
+            sizes, expansion, taps, second, project, third, response, block.has_shortcut, layouts(parameters)
+        )
         return output.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -83,14 +82,22 @@ class InvertedResidual(torch.autograd.Function):
         layers = (expand, first), (taps, second), (project, third)
         gradients = [tensor for weight, norm in layers for tensor in (weight, norm.weight, norm.bias)]
         gradients = as_gradients([*gradients, *response.split(1)], state.layouts)
-        of_shortcut = None if shortcut is None or state.adds_input else residual.permute(0, 3, 1, 2)
-        return None, of_x.permute(0, 3, 1, 2), of_shortcut, *gradients
+        return None, of_x.permute(0, 3, 1, 2), *gradients
 
 
 def _sizes(block: CpMobileBlock, x: torch.Tensor) -> BlockSizes:
     clips, inputs, height, width = x.shape
     hidden, outputs = padded_size(block.expand.conv.out_channels), block.project.conv.out_channels
     return BlockSizes(clips, height, width, *block.depthwise.conv.stride, inputs, hidden, outputs, RESPONSE_EPS)
+
+
+def _shortcut(block: CpMobileBlock, x: torch.Tensor, sizes: BlockSizes) -> torch.Tensor | None:
+    """Returns what is added to the projection: the input, pooled where the block has a stride, or nothing."""
+    if not block.has_shortcut or isinstance(block.pool, nn.Identity):
+        return x if block.has_shortcut else None
+    pooled, _ = _empty_map(block, x, sizes.inputs)
+    call("pool", sizes, x, pooled)
+    return pooled
 
 
 def _expansion(block: CpMobileBlock, x: torch.Tensor, sizes: BlockSizes) -> Expansion:
@@ -100,7 +107,7 @@ def _expansion(block: CpMobileBlock, x: torch.Tensor, sizes: BlockSizes) -> Expa
 
 
 def _empty_map(block: CpMobileBlock, x: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns room for a map that the depthwise convolution gives, and for the moments of its clips."""
+    """Returns room for a map behind the stride, and for the moments of its clips."""
     clips, *lengths, _ = x.shape
     places = [(length - 1) // stride + 1 for length, stride in zip(lengths, block.depthwise.conv.stride, strict=True)]
     return x.new_empty(clips, *places, channels), x.new_empty(clips, 2, channels, dtype=torch.float64)
@@ -147,7 +154,7 @@ def _expand_backward(
     layers = state.taps, expansion.folded[:-1], expansion.folded[-1], expansion.back
     call("expand_depthwise_backward", sizes, x, *of_projected, state.project, *of_filtered, *layers, of_x, sums)
     expand, first = expansion.gradients(sums[: inputs + 1])
-    call("add_product", sizes, x, first.line, of_projected[0] if state.adds_input else None, of_x)
+    call("add_product", sizes, x, first.line, of_projected[0] if state.has_shortcut else None, of_x)
     return of_x, expand, first, sums[inputs + 1 :, : expansion.sizes.channels].t()
 
 

@@ -44,6 +44,7 @@ TENSORS = {
     "input_moments": 3,
     "expand_depthwise": 6,
     "project": 6,
+    "pool": 2,
     "finish": 7,
     "finish_backward": 11,
     "project_backward": 9,

@@ -17,9 +17,7 @@ class NativeBlock(CpMobileBlock):
         can_be_native = is_native(self, hidden_states, (self.expand, self.depthwise, self.project))
         if not can_be_native or self.expand.conv.out_channels > MOST_EXPANDED_CHANNELS:
             return super().forward(hidden_states)
-        has_pool = self.has_shortcut and not isinstance(self.pool, nn.Identity)
-        shortcut = self.pool(hidden_states) if has_pool else None
-        return InvertedResidual.apply(self, hidden_states, shortcut, *block_parameters(self))
+        return InvertedResidual.apply(self, hidden_states, *block_parameters(self))
 
 
 class NativeStem(CpMobileStem):
