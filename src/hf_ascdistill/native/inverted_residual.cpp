@@ -70,9 +70,9 @@ struct SumsOfPassed {
 static void add_through_pool(const BlockSizes& s, const float* dz, int y, int x, float* to) {
   for (int dy = -1; dy <= 1; dy++)
     for (int dx = -1; dx <= 1; dx++) {
-      const int row = (y + dy) / s.stride_height, place = (x + dx) / s.stride_width;
-      if (row * s.stride_height != y + dy || place * s.stride_width != x + dx) continue;  // no window has its centre there
-      if (row >= s.out_height() || place >= s.out_width()) continue;
+      const int row = (y + dy) / s.stride_height, place = (x + dx) / s.stride_width;  // of a window around y + dy, x + dx
+      if (y + dy < 0 || row * s.stride_height != y + dy || row >= s.out_height()) continue;
+      if (x + dx < 0 || place * s.stride_width != x + dx || place >= s.out_width()) continue;
       const float* from = dz + ((size_t)row * s.out_width() + place) * s.inputs;
 #pragma omp simd
       for (int c = 0; c < s.inputs; c++) to[c] += from[c] * (1 / 9.f);
