@@ -16,7 +16,7 @@ from hf_ascdistill import (
     fuse,
 )
 from hf_ascdistill.native import kernels, use_native_kernels
-from hf_ascdistill.native.networks import NativeBlock, NativeStem
+from hf_ascdistill.native.networks import NativeBlock, NativeStem, is_native
 
 pytestmark = needs_gcc
 SMALL = {"base_channels": 8, "channels_multiplier": 1.5}
@@ -108,6 +108,15 @@ def test_other_types_and_single_clips_are_trained_as_before():
     assert not is_native_step(small_model(), inputs[:1])
     with torch.autocast("cpu", torch.bfloat16):
         assert not is_native_step(small_model(), inputs)
+
+
+@pytest.mark.parametrize("name", ["depthwise.norm", "project.norm", "expand.conv"])
+def test_layers_of_another_type_are_not_for_the_kernels(name):
+    block, maps = small_model().cp_mobile.blocks[0], torch.randn(2, 8, 8, 8)
+    layers = block.expand, block.depthwise, block.project
+    assert is_native(block, maps, layers)
+    block.get_submodule(name).double()
+    assert not is_native(block, maps, layers)
 
 
 def test_blocks_too_wide_to_gain_are_trained_as_before(monkeypatch):

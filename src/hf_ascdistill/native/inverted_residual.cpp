@@ -70,7 +70,8 @@ struct SumsOfPassed {
 static void add_through_pool(const BlockSizes& s, const float* dz, int y, int x, float* to) {
   for (int dy = -1; dy <= 1; dy++)
     for (int dx = -1; dx <= 1; dx++) {
-      const int row = (y + dy) / s.stride_height, place = (x + dx) / s.stride_width;  // of a window around y + dy, x + dx
+      // the window around y + dy, x + dx, if there is one
+      const int row = (y + dy) / s.stride_height, place = (x + dx) / s.stride_width;
       if (y + dy < 0 || row * s.stride_height != y + dy || row >= s.out_height()) continue;
       if (x + dx < 0 || place * s.stride_width != x + dx || place >= s.out_width()) continue;
       const float* from = dz + ((size_t)row * s.out_width() + place) * s.inputs;
@@ -373,8 +374,8 @@ void expand_depthwise_backward(const BlockSizes* sizes, int threads, const float
   thread_totals.write(totals);
 }
 
-// dx += x matrix + offset, and what the shortcut hands back of dz, which is null where there is none; matrix (inputs + 1,
-// padded inputs) has the offset below it.
+// dx += x matrix + offset, and what the shortcut hands back of dz, which is null where there is none; matrix
+// (inputs + 1, padded inputs) has the offset below it.
 void add_product(const BlockSizes* sizes, int threads, const float* x, const float* matrix, const float* dz,
                  float* dx) {
   const BlockSizes s = *sizes;

@@ -123,7 +123,7 @@ def _finish_backward(
     """Returns the gradient of the last normalisation's result, those of its own, and the response's `(2,)`."""
     sizes = state.sizes
     residual = torch.empty_like(projected)
-    sums = torch.zeros(sizes.clips, 2, sizes.outputs, dtype=torch.float64)
+    sums = gradient.new_zeros(sizes.clips, 2, sizes.outputs, dtype=torch.float64)
     response = room(sizes.clips, 2, dtype=torch.float64)
     maps = gradient, projected, shortcut
     call("finish_backward", sizes, *maps, *state.third.folded, state.response, channel_norms, residual, sums, response)

@@ -15,6 +15,7 @@ class NativeBlock(CpMobileBlock):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         can_be_native = is_native(self, hidden_states, (self.expand, self.depthwise, self.project))
+        can_be_native = can_be_native and self.response_norm.weight.dtype == torch.float32
         if not can_be_native or self.expand.conv.out_channels > MOST_EXPANDED_CHANNELS:
             return super().forward(hidden_states)
         return InvertedResidual.apply(self, hidden_states, *block_parameters(self))
@@ -47,15 +48,12 @@ def is_native(module: nn.Module, inputs: torch.Tensor, layers: tuple[CpMobileCon
 def _is_plain(layer: CpMobileConvNorm) -> bool:
     """Returns whether a layer is as the model made it: quantisation, folding and frozen statistics change it."""
     conv, norm = layer.conv, layer.norm
-    is_usual = type(conv) is nn.Conv2d and conv.bias is None and conv.weight.dtype == torch.float32
-    return (
-        is_usual
-        and type(norm) is nn.BatchNorm2d
-        and norm.training
-        and norm.affine
-        and norm.track_running_stats
-        and norm.momentum is not None
-    )
+    is_usual = type(conv) is nn.Conv2d and conv.bias is None
+    is_usual = is_usual and type(norm) is nn.BatchNorm2d and norm.training and norm.momentum is not None
+    if not (is_usual and norm.affine and norm.track_running_stats):
+        return False
+    tensors = conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var
+    return all(tensor.dtype == torch.float32 for tensor in tensors)
 
 
 def use_native_kernels(model: nn.Module) -> nn.Module:

@@ -103,7 +103,8 @@ void batch_statistics(const NormSizes* sizes, int, const double* moments, const 
 }
 
 // sums (2, padded): of the gradient g of the result, and of g times the distance of the input from its mean.
-// gradients (2, channels): of gain and offset. line (3, padded): that of the input is line[0] g + line[1] input + line[2].
+// gradients (2, channels): of gain and offset. line (3, padded): that of the input is line[0] g + line[1] input +
+// line[2].
 void norm_gradients(const NormSizes* sizes, int, const double* sums, double* numbers, float* gradients,
                     float* line) {
   const NormSizes s = *sizes;
@@ -114,10 +115,10 @@ void norm_gradients(const NormSizes* sizes, int, const double* sums, double* num
     std::copy_n(exact.data() + (size_t)row * s.channels, s.channels, line + (size_t)row * s.padded);
 }
 
-// A product x W and its normalisation from sums over all places: totals (inputs + 1, padded inputs) are d^T d and, below
-// it, the sums of d, the distances of x from shift (inputs). weight (channels, inputs) is W^T. mean (inputs) is that of
-// x; moments (inputs, channels) are K W, where K is the covariance of x; numbers (4, channels). folded (inputs + 1,
-// padded) is the weight of both and below it the bias, back (padded, padded inputs) this weight transposed.
+// A product x W and its normalisation from sums over all places: totals (inputs + 1, padded inputs) are d^T d and,
+// below it, the sums of d, the distances of x from shift (inputs). weight (channels, inputs) is W^T. mean (inputs) is
+// that of x; moments (inputs, channels) are K W, where K is the covariance of x; numbers (4, channels). folded
+// (inputs + 1, padded) is the weight of both and below it the bias, back (padded, padded inputs) this weight transposed.
 void expansion(const NormSizes* sizes, int threads, const double* totals, const float* shift, const float* weight,
                const float* gain, const float* offset, float* running_mean, float* running_variance, double* mean,
                double* moments, double* numbers, float* folded, float* back) {
