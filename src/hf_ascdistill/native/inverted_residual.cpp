@@ -1,9 +1,9 @@
 // Training of CP-Mobile's inverted residual block on a CPU: what inverted_residual.py calls.
 //
 // The block is expand (1x1), normalise, ReLU, depthwise (3x3), normalise, ReLU, project (1x1), normalise, shortcut,
-// global response normalisation, ReLU. Its widest map never lies in memory: a row of the expanded map is made, used
-// and forgotten while it is in the cache, and made again in the backward pass. What is kept is what the depthwise
-// convolution and the projection give.
+// global response normalisation, ReLU. Rows of its widest map, the expanded one, are made and used while they are in
+// the cache. Those made from few channels are forgotten, and made again in the backward pass, which takes less time
+// than memory does. What else is kept is what the depthwise convolution and the projection give.
 //
 // Each clip is the work of one thread.
 #include "blocks.h"
@@ -108,11 +108,13 @@ void input_moments(const BlockSizes* sizes, int threads, const float* x, const f
   thread_totals.write(totals);
 }
 
-// x -> depthwise (clips, out_height, out_width, hidden) and its moments (clips, 2, hidden). The first normalisation is
-// in the weight (inputs, hidden) and the bias of the expansion; depthwise_weight is (9, hidden).
-void expand_depthwise(const BlockSizes* sizes, int threads, const float* x, const float* weight, const float* bias,
-                      const float* depthwise_weight, float* depthwise, double* moments) {
+// x -> depthwise (clips, out_height, out_width, hidden) and its moments (clips, 2, hidden), and `kept`, the expanded
+// map (clips, height, width, hidden), unless it is null. The first normalisation is in the expansion's weight
+// (inputs + 1, hidden), whose last row is the bias; depthwise_weight is (9, hidden).
+void expand_depthwise(const BlockSizes* sizes, int threads, const float* x, const float* weight,
+                      const float* depthwise_weight, float* kept, float* depthwise, double* moments) {
   const BlockSizes s = *sizes;
+  const float* bias = weight + (size_t)s.inputs * s.hidden;
 #pragma omp parallel num_threads(threads)
   {
     Rows rows(s.width, s.hidden);
@@ -124,6 +126,7 @@ void expand_depthwise(const BlockSizes* sizes, int threads, const float* x, cons
         for (; expanded < std::min(centre + 2, s.height); expanded++) {
           const size_t first = ((size_t)clip * s.height + expanded) * s.width;
           expand_row(s, x + first * s.inputs, weight, bias, rows[expanded]);
+          if (kept) std::copy_n(rows[expanded], (size_t)s.width * s.hidden, kept + first * s.hidden);
         }
         const float* met[3] = {centre > 0 ? rows.with_border(centre - 1) : rows.zeros(), rows.with_border(centre),
                                centre + 1 < s.height ? rows.with_border(centre + 1) : rows.zeros()};
@@ -301,13 +304,15 @@ void project_backward(const BlockSizes* sizes, int threads, const float* dz, con
 
 // dx (clips, height, width, inputs) = g expand_back, where g is the gradient of the first normalisation's result and
 // expand_back (hidden, padded inputs). totals (inputs + 10, hidden): x^T g; the sums of g; the gradient of
-// depthwise_weight. coefficients and hidden_coefficients are those of the third and second normalisation's gradients.
+// depthwise_weight. weight and `kept` are those of expand_depthwise; coefficients and hidden_coefficients are those of
+// the third and second normalisation's gradients.
 void expand_depthwise_backward(const BlockSizes* sizes, int threads, const float* x, const float* dz,
                                const float* projected, const float* coefficients, const float* project_weight,
                                const float* depthwise, const float* scale, const float* bias,
                                const float* hidden_coefficients, const float* depthwise_weight, const float* weight,
-                               const float* expand_bias, const float* expand_back, float* dx, double* totals) {
+                               const float* expand_back, const float* kept, float* dx, double* totals) {
   const BlockSizes s = *sizes;
+  const float* expand_bias = weight + (size_t)s.inputs * s.hidden;
   const int width = s.out_width(), height = s.out_height(), group = std::max(1, BLOCK / width);
   ThreadTotals thread_totals(threads, (size_t)(s.inputs + 10) * s.hidden);
 #pragma omp parallel num_threads(threads)
@@ -322,7 +327,8 @@ void expand_depthwise_backward(const BlockSizes* sizes, int threads, const float
         const int centre = out * s.stride_height;
         for (; expanded < std::min(centre + 2, s.height); expanded++) {
           const size_t first = ((size_t)clip * s.height + expanded) * s.width;
-          expand_row(s, x + first * s.inputs, weight, expand_bias, rows[expanded]);
+          if (kept) std::copy_n(kept + first * s.hidden, (size_t)s.width * s.hidden, rows[expanded]);
+          else expand_row(s, x + first * s.inputs, weight, expand_bias, rows[expanded]);
           std::fill_n(gradients.with_border(expanded), gradients.size, 0.f);
         }
         if (out % group == 0) {  // gradients of the depthwise convolution's next rows

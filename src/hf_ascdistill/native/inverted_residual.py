@@ -1,7 +1,8 @@
 """CP-Mobile's inverted residual block as one operation with a gradient, in training on a CPU.
 
 What its first normalisation needs of the expanded map, the widest one, follows from the moments of its input
-([`Expansion`]), so that this map is only made row by row, and its gradient too.
+([`Expansion`]), so that this map is only made row by row, and its gradient too. It is kept for the gradient where it
+costs more to make than to keep.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from .kernels import BlockSizes, as_gradients, call, channels_last, layouts, pad
 from .normalization import BatchStatistics, Expansion, NormGradients
 
 TAPS = 9  # of the depthwise convolution
+KEPT_FROM = 64  # input channels; from fewer, the expanded map is made again sooner than it is read
 
 
 @dataclass
@@ -54,7 +56,8 @@ class InvertedResidual(torch.autograd.Function):
         expansion = _expansion(block, x, sizes)
         taps = padded(block.depthwise.conv.weight.flatten(1).t(), sizes.hidden)
         filtered, moments = _empty_map(block, x, sizes.hidden)
-        call("expand_depthwise", sizes, x, expansion.folded[:-1], expansion.folded[-1], taps, filtered, moments)
+        expanded = room(*x.shape[:-1], sizes.hidden) if sizes.inputs >= KEPT_FROM else None
+        call("expand_depthwise", sizes, x, expansion.folded, taps, expanded, filtered, moments)
         second = BatchStatistics.of(block.depthwise.norm, filtered, moments)
         project = padded(block.project.conv.weight.flatten(1), sizes.hidden)
         projected, moments = _empty_map(block, x, sizes.outputs)
@@ -64,7 +67,7 @@ class InvertedResidual(torch.autograd.Function):
         response = torch.cat([block.response_norm.weight, block.response_norm.bias])
         output, channel_norms = torch.empty_like(projected), x.new_empty(sizes.clips, sizes.outputs)
         call("finish", sizes, projected, shortcut, *third.folded[:2], response, output, channel_norms)
-        ctx.save_for_backward(x, shortcut, filtered, projected, channel_norms)
+        ctx.save_for_backward(x, shortcut, expanded, filtered, projected, channel_norms)
         ctx.state = State(
             sizes, expansion, taps, second, project, third, response, block.has_shortcut, layouts(parameters)
         )
@@ -73,12 +76,12 @@ class InvertedResidual(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, shortcut, filtered, projected, channel_norms = ctx.saved_tensors
+        x, shortcut, expanded, filtered, projected, channel_norms = ctx.saved_tensors
         state, of_output = ctx.state, channels_last(gradient)
         residual, third, response = _finish_backward(state, of_output, projected, shortcut, channel_norms)
         of_projected = residual, projected, third.line
         project, second = _project_backward(state, of_projected, filtered)
-        of_x, expand, first, taps = _expand_backward(state, of_projected, filtered, second, x)
+        of_x, expand, first, taps = _expand_backward(state, of_projected, filtered, second, x, expanded)
         layers = (expand, first), (taps, second), (project, third)
         gradients = [tensor for weight, norm in layers for tensor in (weight, norm.weight, norm.bias)]
         gradients = as_gradients([*gradients, *response.split(1)], state.layouts)
@@ -146,13 +149,15 @@ def _expand_backward(
     filtered: torch.Tensor,
     second: NormGradients,
     x: torch.Tensor,
+    expanded: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor, NormGradients, torch.Tensor]:
     """Returns the gradients of x, of the expansion's weight, of the first normalisation, and of the taps."""
     sizes, expansion, inputs = state.sizes, state.expansion, state.sizes.inputs
     of_x, sums = torch.empty_like(x), room(inputs + 1 + TAPS, sizes.hidden, dtype=torch.float64)
     of_filtered = filtered, *state.second.folded[:2], second.line
-    layers = state.taps, expansion.folded[:-1], expansion.folded[-1], expansion.back
-    call("expand_depthwise_backward", sizes, x, *of_projected, state.project, *of_filtered, *layers, of_x, sums)
+    layers = state.taps, expansion.folded, expansion.back
+    maps = x, *of_projected, state.project, *of_filtered
+    call("expand_depthwise_backward", sizes, *maps, *layers, expanded, of_x, sums)
     expand, first = expansion.gradients(sums[: inputs + 1])
     call("add_product", sizes, x, first.line, of_projected[0] if state.has_shortcut else None, of_x)
     return of_x, expand, first, sums[inputs + 1 :, : expansion.sizes.channels].t()

@@ -118,7 +118,7 @@ void norm_gradients(const NormSizes* sizes, int, const double* sums, double* num
 // A product x W and its normalisation from sums over all places: totals (inputs + 1, padded inputs) are d^T d and,
 // below it, the sums of d, the distances of x from shift (inputs). weight (channels, inputs) is W^T. mean (inputs) is
 // that of x; moments (inputs, channels) are K W, where K is the covariance of x; numbers (4, channels). folded
-// (inputs + 1, padded) is the weight of both and below it the bias, back (padded, padded inputs) this weight transposed.
+// (inputs + 1, padded) is the weight of both and below it the bias; back (padded, padded inputs) is it transposed.
 void expansion(const NormSizes* sizes, int threads, const double* totals, const float* shift, const float* weight,
                const float* gain, const float* offset, float* running_mean, float* running_variance, double* mean,
                double* moments, double* numbers, float* folded, float* back) {
