@@ -41,11 +41,11 @@ static void depthwise_row_backward(const float* g, const float* row, const float
 }
 
 // Sums of what a ReLU, which gave `hidden`, lets through of the gradient of its result, and of this times the distance
-// of the normalisation's input from its mean. The gradient itself is not kept.
+// of the normalisation's input from its mean. What is let through is stored in `kept`, unless that is null.
 struct SumsOfPassed {
   const float *hidden, *input, *mean;
   int channels;
-  float *sum, *product;
+  float *sum, *product, *kept;
   template <int ROWS, int VECTORS>
   void operator()(const Vector (&gradients)[ROWS][VECTORS], int row, int column) const {
 #pragma GCC unroll 3
@@ -59,6 +59,7 @@ struct SumsOfPassed {
         const Vector passed = load(hidden + at) > Vector{} ? gradients[m][n] : Vector{};
         total += passed;
         along += passed * (load(input + at) - centre);
+        if (kept) store(kept + at, passed);
       }
       store(sum + c, total);
       store(product + c, along);
@@ -271,11 +272,11 @@ void finish_backward(const BlockSizes* sizes, int threads, const float* gradient
 }
 
 // totals (outputs + 2, hidden): the gradient of the projection's weight, transposed; below it the sums of the
-// gradient g of the second normalisation's result, and of g times the distance of depthwise from its mean. weight is
-// (outputs, hidden).
+// gradient g of the second normalisation's result, and of g times the distance of depthwise from its mean. `kept`
+// (clips, out_height, out_width, hidden) is g, unless it is null. weight is (outputs, hidden).
 void project_backward(const BlockSizes* sizes, int threads, const float* dz, const float* projected,
                       const float* coefficients, const float* depthwise, const float* scale, const float* bias,
-                      const float* mean, const float* weight, double* totals) {
+                      const float* mean, const float* weight, float* kept, double* totals) {
   const BlockSizes s = *sizes;
   ThreadTotals thread_totals(threads, (size_t)(s.outputs + 2) * s.hidden);
 #pragma omp parallel num_threads(threads)
@@ -292,7 +293,8 @@ void project_backward(const BlockSizes* sizes, int threads, const float* dz, con
         apply({dz, projected, coefficients}, first, count, s.outputs, gradient.data());
         scale_and_relu(depthwise + first * s.hidden, scale, bias, count, s.hidden, hidden.data());
         multiply(s.outputs, s.hidden, count, {gradient.data(), 1, s.outputs}, hidden.data(), sums.data(), true);
-        const SumsOfPassed finish{hidden.data(), depthwise + first * s.hidden, mean, s.hidden, sum, product};
+        const SumsOfPassed finish{hidden.data(), depthwise + first * s.hidden, mean,   s.hidden, sum,
+                                  product,       kept ? kept + first * s.hidden : nullptr};
         multiply(count, s.hidden, s.outputs, {gradient.data(), s.outputs, 1}, weight, nullptr, finish);
         move_to_totals(sum, 2 * (size_t)s.hidden, totals_of_thread + (size_t)s.outputs * s.hidden);
       }
@@ -304,13 +306,14 @@ void project_backward(const BlockSizes* sizes, int threads, const float* dz, con
 
 // dx (clips, height, width, inputs) = g expand_back, where g is the gradient of the first normalisation's result and
 // expand_back (hidden, padded inputs). totals (inputs + 10, hidden): x^T g; the sums of g; the gradient of
-// depthwise_weight. weight and `kept` are those of expand_depthwise; coefficients and hidden_coefficients are those of
-// the third and second normalisation's gradients.
+// depthwise_weight. weight and `kept` are those of expand_depthwise, `kept_gradient` is the `kept` of project_backward;
+// coefficients and hidden_coefficients are those of the third and second normalisation's gradients.
 void expand_depthwise_backward(const BlockSizes* sizes, int threads, const float* x, const float* dz,
                                const float* projected, const float* coefficients, const float* project_weight,
                                const float* depthwise, const float* scale, const float* bias,
                                const float* hidden_coefficients, const float* depthwise_weight, const float* weight,
-                               const float* expand_back, const float* kept, float* dx, double* totals) {
+                               const float* expand_back, const float* kept, const float* kept_gradient, float* dx,
+                               double* totals) {
   const BlockSizes s = *sizes;
   const float* expand_bias = weight + (size_t)s.inputs * s.hidden;
   const int width = s.out_width(), height = s.out_height(), group = std::max(1, BLOCK / width);
@@ -334,16 +337,19 @@ void expand_depthwise_backward(const BlockSizes* sizes, int threads, const float
         if (out % group == 0) {  // gradients of the depthwise convolution's next rows
           const int places = std::min(group, height - out) * width;
           const size_t first = ((size_t)clip * height + out) * width;
-          apply({dz, projected, coefficients}, first, places, s.outputs, gradient.data());
-          multiply(places, s.hidden, s.outputs, {gradient.data(), s.outputs, 1}, project_weight, g.data(), false);
-          for (int i = 0; i < places; i++) {
-            float* passed = g.data() + (size_t)i * s.hidden;
+          const float* of_result = kept_gradient ? kept_gradient + first * s.hidden : g.data();
+          if (!kept_gradient) {
+            apply({dz, projected, coefficients}, first, places, s.outputs, gradient.data());
+            multiply(places, s.hidden, s.outputs, {gradient.data(), s.outputs, 1}, project_weight, g.data(), false);
+          }
+          for (int i = 0; i < places; i++, of_result += s.hidden) {
+            float* to = g.data() + (size_t)i * s.hidden;
             const float* input = depthwise + (first + i) * s.hidden;
             const float *factor = hidden_coefficients, *slope = factor + s.hidden, *shift = slope + s.hidden;
 #pragma omp simd
             for (int c = 0; c < s.hidden; c++) {
-              const float masked = input[c] * scale[c] + bias[c] > 0 ? passed[c] : 0.f;
-              passed[c] = factor[c] * masked + slope[c] * input[c] + shift[c];
+              const float masked = input[c] * scale[c] + bias[c] > 0 ? of_result[c] : 0.f;
+              to[c] = factor[c] * masked + slope[c] * input[c] + shift[c];
             }
           }
         }

@@ -17,7 +17,7 @@ from .kernels import BlockSizes, as_gradients, call, channels_last, layouts, pad
 from .normalization import BatchStatistics, Expansion, NormGradients
 
 TAPS = 9  # of the depthwise convolution
-KEPT_FROM = 64  # input channels; from fewer, the expanded map is made again sooner than it is read
+KEPT_FROM = 64  # channels; what is expanded from fewer is made again sooner than it is read
 
 
 @dataclass
@@ -80,8 +80,10 @@ class InvertedResidual(torch.autograd.Function):
         state, of_output = ctx.state, channels_last(gradient)
         residual, third, response = _finish_backward(state, of_output, projected, shortcut, channel_norms)
         of_projected = residual, projected, third.line
-        project, second = _project_backward(state, of_projected, filtered)
-        of_x, expand, first, taps = _expand_backward(state, of_projected, filtered, second, x, expanded)
+        of_hidden = torch.empty_like(filtered) if state.sizes.outputs >= KEPT_FROM else None
+        project, second = _project_backward(state, of_projected, filtered, of_hidden)
+        kept = expanded, of_hidden
+        of_x, expand, first, taps = _expand_backward(state, of_projected, filtered, second, x, kept)
         layers = (expand, first), (taps, second), (project, third)
         gradients = [tensor for weight, norm in layers for tensor in (weight, norm.weight, norm.bias)]
         gradients = as_gradients([*gradients, *response.split(1)], state.layouts)
@@ -134,12 +136,15 @@ def _finish_backward(
 
 
 def _project_backward(
-    state: State, of_projected: tuple[torch.Tensor, ...], filtered: torch.Tensor
+    state: State, of_projected: tuple[torch.Tensor, ...], filtered: torch.Tensor, of_hidden: torch.Tensor | None
 ) -> tuple[torch.Tensor, NormGradients]:
-    """Returns the gradients of the projection's weight, `(outputs, expanded)`, and of the second normalisation."""
+    """Returns the gradients of the projection's weight, `(outputs, expanded)`, and of the second normalisation.
+
+    That of this normalisation's result is written into `of_hidden`, if that is there.
+    """
     sizes, second = state.sizes, state.second
     sums = room(sizes.outputs + 2, sizes.hidden, dtype=torch.float64)
-    call("project_backward", sizes, *of_projected, filtered, *second.folded, state.project, sums)
+    call("project_backward", sizes, *of_projected, filtered, *second.folded, state.project, of_hidden, sums)
     return sums[:-2, : second.sizes.channels], second.gradients(sums[-2:])
 
 
@@ -149,7 +154,7 @@ def _expand_backward(
     filtered: torch.Tensor,
     second: NormGradients,
     x: torch.Tensor,
-    expanded: torch.Tensor | None,
+    kept: tuple[torch.Tensor | None, ...],
 ) -> tuple[torch.Tensor, torch.Tensor, NormGradients, torch.Tensor]:
     """Returns the gradients of x, of the expansion's weight, of the first normalisation, and of the taps."""
     sizes, expansion, inputs = state.sizes, state.expansion, state.sizes.inputs
@@ -157,7 +162,7 @@ def _expand_backward(
     of_filtered = filtered, *state.second.folded[:2], second.line
     layers = state.taps, expansion.folded, expansion.back
     maps = x, *of_projected, state.project, *of_filtered
-    call("expand_depthwise_backward", sizes, *maps, *layers, expanded, of_x, sums)
+    call("expand_depthwise_backward", sizes, *maps, *layers, *kept, of_x, sums)
     expand, first = expansion.gradients(sums[: inputs + 1])
     call("add_product", sizes, x, first.line, of_projected[0] if state.has_shortcut else None, of_x)
     return of_x, expand, first, sums[inputs + 1 :, : expansion.sizes.channels].t()
