@@ -227,6 +227,11 @@ def test_roll_shifts_as_torch_does(batch):
     shifts = torch.arange(CLIPS) * 37 - 1000  # beyond a clip's length, too
     expected = [torch.roll(clip, int(shift)) for clip, shift in zip(batch["waveform"], shifts, strict=True)]
     assert torch.equal(roll(batch["waveform"], shifts), torch.stack(expected))
+    waveform = batch["waveform"].clone().requires_grad_()  # as on an accelerator, and with a gradient
+    assert torch.equal(roll(waveform, shifts), torch.stack(expected))
+    weight = torch.randn_like(waveform)
+    (roll(waveform, shifts) * weight).sum().backward()
+    assert torch.equal(roll(waveform.grad, shifts), weight)
 
 
 def test_shifts_are_uniform_and_include_both_ends():
