@@ -83,11 +83,16 @@ static void add_through_pool(const BlockSizes& s, const float* dz, int y, int x,
 
 extern "C" {
 
-// totals (inputs + 1, padded inputs): d^T d and, below it, the sums of d, the distances of x from a shift.
-void input_moments(const BlockSizes* sizes, int threads, const float* x, const float* shift, double* totals) {
+// shift (inputs) is about the mean of x; totals (inputs + 1, padded inputs): d^T d and, below it, the sums of d, the
+// distances of x from shift.
+void input_moments(const BlockSizes* sizes, int threads, const float* x, float* shift, double* totals) {
   const BlockSizes s = *sizes;
+  const int some = std::min(BLOCK, s.places());
+  std::fill_n(shift, s.inputs, 0.f);
+  for (int place = 0; place < some; place++)
+    for (int c = 0; c < s.inputs; c++) shift[c] += x[(size_t)place * s.inputs + c] / some;
   const int columns = padded(s.inputs);
-  ThreadTotals thread_totals(threads, (size_t)(s.inputs + 1) * columns);
+  PartialSums thread_totals(threads, (size_t)(s.inputs + 1) * columns);
 #pragma omp parallel num_threads(threads)
   {
     Buffer sums(thread_totals.size), block((size_t)BLOCK * columns);
@@ -210,15 +215,15 @@ void finish(const BlockSizes* sizes, int threads, const float* projected, const 
   }
 }
 
-// gradient of y -> dz, that of the third normalisation's result and of the shortcut. sums (clips, 2, outputs): of dz,
-// and of dz times the distance of projected from its mean, added to what is there. response (clips, 2): gradients of
-// gain and offset. Both are float64.
+// gradient of y -> dz, that of the third normalisation's result and of the shortcut. sums (2, outputs): of dz, and of
+// dz times the distance of projected from its mean. response (2): gradients of gain and offset. Both are float64.
 void finish_backward(const BlockSizes* sizes, int threads, const float* gradient, const float* projected,
                      const float* shortcut, const float* scale, const float* bias, const float* mean,
                      const float* gain_and_offset, const float* norms, float* dz, double* sums, double* response) {
   const BlockSizes s = *sizes;
   const float gain = gain_and_offset[0], offset = gain_and_offset[1];
   const int channels = s.outputs;
+  PartialSums sums_of_clips(s.clips, 2 * (size_t)channels), responses(s.clips, 2);
 #pragma omp parallel num_threads(threads)
   {
     Buffer memory(2 * (size_t)channels), block_sums(2 * (size_t)channels);
@@ -249,14 +254,14 @@ void finish_backward(const BlockSizes* sizes, int threads, const float* gradient
         of_gain += along[c] * norm[c] * share;
         of_offset += plain[c];
       }
-      response[(size_t)clip * 2] = of_gain;
-      response[(size_t)clip * 2 + 1] = of_offset;
+      responses.of(clip)[0] = of_gain;
+      responses.of(clip)[1] = of_offset;
       const double of_mean = -gain * of_gain * share / channels;  // the gradient of each norm through their mean
       for (int c = 0; c < channels; c++) {
         const bool is_silent = norm[c] <= std::sqrt(FLT_MIN);  // its norm is a constant
         through[c] = is_silent ? 0.f : (float)((gain * along[c] * share + of_mean) / norm[c]);
       }
-      sum_over_places(first, end, channels, block_sums, sums + (size_t)clip * 2 * channels, [=](size_t i) {
+      sum_over_places(first, end, channels, block_sums, sums_of_clips.of(clip), [=](size_t i) {
 #pragma omp simd
         for (int c = 0; c < channels; c++) {
           const float z = dz[i + c];
@@ -269,6 +274,8 @@ void finish_backward(const BlockSizes* sizes, int threads, const float* gradient
       });
     }
   }
+  sums_of_clips.write(sums);
+  responses.write(response);
 }
 
 // totals (outputs + 2, hidden): the gradient of the projection's weight, transposed; below it the sums of the
@@ -278,7 +285,7 @@ void project_backward(const BlockSizes* sizes, int threads, const float* dz, con
                       const float* coefficients, const float* depthwise, const float* scale, const float* bias,
                       const float* mean, const float* weight, float* kept, double* totals) {
   const BlockSizes s = *sizes;
-  ThreadTotals thread_totals(threads, (size_t)(s.outputs + 2) * s.hidden);
+  PartialSums thread_totals(threads, (size_t)(s.outputs + 2) * s.hidden);
 #pragma omp parallel num_threads(threads)
   {
     Buffer sums(thread_totals.size), gradient((size_t)BLOCK * s.outputs);
@@ -317,7 +324,7 @@ void expand_depthwise_backward(const BlockSizes* sizes, int threads, const float
   const BlockSizes s = *sizes;
   const float* expand_bias = weight + (size_t)s.inputs * s.hidden;
   const int width = s.out_width(), height = s.out_height(), group = std::max(1, BLOCK / width);
-  ThreadTotals thread_totals(threads, (size_t)(s.inputs + 10) * s.hidden);
+  PartialSums thread_totals(threads, (size_t)(s.inputs + 10) * s.hidden);
 #pragma omp parallel num_threads(threads)
   {
     Buffer sums(thread_totals.size), gradient((size_t)group * width * s.outputs), wide;

@@ -106,7 +106,7 @@ def _shortcut(block: CpMobileBlock, x: torch.Tensor, sizes: BlockSizes) -> torch
 
 
 def _expansion(block: CpMobileBlock, x: torch.Tensor, sizes: BlockSizes) -> Expansion:
-    sums, shift = room(sizes.inputs + 1, padded_size(sizes.inputs), dtype=torch.float64), x[0].mean((0, 1))
+    sums, shift = room(sizes.inputs + 1, padded_size(sizes.inputs), dtype=torch.float64), room(sizes.inputs)
     call("input_moments", sizes, x, shift, sums)
     return Expansion.of(block.expand, shift, sums, clips=sizes.clips, places=sizes.height * sizes.width)
 
@@ -128,11 +128,10 @@ def _finish_backward(
     """Returns the gradient of the last normalisation's result, those of its own, and the response's `(2,)`."""
     sizes = state.sizes
     residual = torch.empty_like(projected)
-    sums = gradient.new_zeros(sizes.clips, 2, sizes.outputs, dtype=torch.float64)
-    response = room(sizes.clips, 2, dtype=torch.float64)
+    sums, response = room(2, sizes.outputs, dtype=torch.float64), room(2, dtype=torch.float64)
     maps = gradient, projected, shortcut
     call("finish_backward", sizes, *maps, *state.third.folded, state.response, channel_norms, residual, sums, response)
-    return residual, state.third.gradients(sums.sum(0)), response.sum(0)
+    return residual, state.third.gradients(sums), response
 
 
 def _project_backward(

@@ -37,15 +37,16 @@ inline void move_to_totals(float* sums, size_t count, double* totals) {
   std::fill_n(sums, count, 0.f);
 }
 
-// Float64 sums of each thread, which are joined when all have done their work.
-struct ThreadTotals {
+// Float64 sums of parts of a batch, of clips or of what threads have done, which are joined in the order of the parts.
+struct PartialSums {
   size_t size;
   std::vector<double> memory;
-  ThreadTotals(int threads, size_t size) : size(size), memory(threads * size) {}
-  double* of_thread() { return memory.data() + omp_get_thread_num() * size; }
+  PartialSums(int parts, size_t size) : size(size), memory(parts * size) {}
+  double* of(int part) { return memory.data() + part * size; }
+  double* of_thread() { return of(omp_get_thread_num()); }
   void write(double* out) const {
-    std::copy_n(memory.data(), size, out);
-    for (size_t first = size; first < memory.size(); first += size)
+    std::fill_n(out, size, 0.);
+    for (size_t first = 0; first < memory.size(); first += size)
       for (size_t i = 0; i < size; i++) out[i] += memory[first + i];
   }
 };

@@ -10,7 +10,7 @@ extern "C" {
 // totals (TAPS + 1, PATCH): patches^T patches; as the last column of a patch is a one, the last row holds its sums.
 void patch_moments(const StemSizes* sizes, int threads, const float* x, double* totals) {
   const StemSizes s = *sizes;
-  ThreadTotals thread_totals(threads, (TAPS + 1) * PATCH);
+  PartialSums thread_totals(threads, (TAPS + 1) * PATCH);
 #pragma omp parallel num_threads(threads)
   {
     Buffer sums(thread_totals.size), patches((size_t)s.middle_width() * PATCH);
@@ -66,20 +66,21 @@ void finish_stem(const StemSizes* sizes, int threads, const float* second, const
   }
 }
 
-// sums (clips, 2, outputs): of the gradient g of the second normalisation's result, and of g times the distance of
-// second from its mean, added to what is there.
+// sums (2, outputs): of the gradient g of the second normalisation's result, and of g times the distance of second from
+// its mean.
 void finish_stem_backward(const StemSizes* sizes, int threads, const float* gradient, const float* second,
                           const float* scale, const float* bias, const float* mean, double* sums) {
   const StemSizes s = *sizes;
   const int channels = s.outputs;
   const size_t of_clip = (size_t)s.out_height() * s.out_width() * channels;
+  PartialSums sums_of_clips(s.clips, 2 * (size_t)channels);
 #pragma omp parallel num_threads(threads)
   {
     Buffer block_sums(2 * (size_t)channels);
     float *sum = block_sums.data(), *product = sum + channels;
 #pragma omp for schedule(static)
     for (int clip = 0; clip < s.clips; clip++) {
-      double* of_sums = sums + (size_t)clip * 2 * channels;
+      double* of_sums = sums_of_clips.of(clip);
       sum_over_places(clip * of_clip, (clip + 1) * of_clip, channels, block_sums, of_sums, [=](size_t i) {
 #pragma omp simd
         for (int c = 0; c < channels; c++) {
@@ -90,6 +91,7 @@ void finish_stem_backward(const StemSizes* sizes, int threads, const float* grad
       });
     }
   }
+  sums_of_clips.write(sums);
 }
 
 // totals (9 middle padded outputs + (TAPS + 1) padded middle): the gradient of second_weight; patches^T g,
@@ -102,7 +104,7 @@ void convolve_twice_backward(const StemSizes* sizes, int threads, const float* x
   const int columns = padded(s.outputs), wide_middle = padded(s.middle);
   const int depth = 3 * s.middle, wide_depth = padded(depth);  // what a row of three taps meets
   const float *factor = coefficients, *slope = factor + s.outputs, *shift = slope + s.outputs;
-  ThreadTotals thread_totals(threads, (size_t)3 * depth * columns + (TAPS + 1) * wide_middle);
+  PartialSums thread_totals(threads, (size_t)3 * depth * columns + (TAPS + 1) * wide_middle);
 #pragma omp parallel num_threads(threads)
   {
     Rows rows(s.middle_width(), s.middle), gradients(s.middle_width(), s.middle), patches(s.middle_width(), PATCH);

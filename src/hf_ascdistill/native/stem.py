@@ -88,9 +88,9 @@ def _first_layer(stem: CpMobileStem, x: torch.Tensor, sizes: StemSizes) -> Expan
 
 
 def _second_norm(state: State, gradient: torch.Tensor, maps: torch.Tensor) -> NormGradients:
-    sums = maps.new_zeros(len(maps), 2, state.sizes.outputs, dtype=torch.float64)
+    sums = room(2, state.sizes.outputs, dtype=torch.float64)
     call("finish_stem_backward", state.sizes, gradient, maps, *state.second.folded, sums)
-    return state.second.gradients(sums.sum(0))
+    return state.second.gradients(sums)
 
 
 __all__ = ["Stem", "stem_parameters"]
