@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from ..models.modeling_cp_mobile import RESPONSE_EPS, CpMobileBlock
 from .kernels import BlockSizes, as_gradients, call, channels_last, layouts, padded, padded_size, room
-from .normalization import BatchStatistics, Expansion, NormGradients
+from .normalization import BatchStatistics, Expansion, ExpansionGradients, NormGradients
 
 TAPS = 9  # of the depthwise convolution
 KEPT_FROM = 64  # channels; what is expanded from fewer is made again sooner than it is read
@@ -55,17 +55,19 @@ class InvertedResidual(torch.autograd.Function):
         shortcut = _shortcut(block, x, sizes)
         expansion = _expansion(block, x, sizes)
         taps = padded(block.depthwise.conv.weight.flatten(1).t(), sizes.hidden)
-        filtered, moments = _empty_map(block, x, sizes.hidden)
+        filtered = _empty_map(block, x, sizes.hidden)
+        moments = _clip_moments(filtered)
         expanded = room(*x.shape[:-1], sizes.hidden) if sizes.inputs >= KEPT_FROM else None
         call("expand_depthwise", sizes, x, expansion.folded, taps, expanded, filtered, moments)
         second = BatchStatistics.of(block.depthwise.norm, filtered, moments)
         project = padded(block.project.conv.weight.flatten(1), sizes.hidden)
-        projected, moments = _empty_map(block, x, sizes.outputs)
+        projected = _empty_map(block, x, sizes.outputs)
+        moments = _clip_moments(projected)
         weight = padded(project.t(), padded_size(sizes.outputs))
         call("project", sizes, filtered, *second.folded[:2], weight, projected, moments)
         third = BatchStatistics.of(block.project.norm, projected, moments)
         response = torch.cat([block.response_norm.weight, block.response_norm.bias])
-        output, channel_norms = torch.empty_like(projected), x.new_empty(sizes.clips, sizes.outputs)
+        output, channel_norms = torch.empty_like(projected), room(sizes.clips, sizes.outputs)
         call("finish", sizes, projected, shortcut, *third.folded[:2], response, output, channel_norms)
         ctx.save_for_backward(x, shortcut, expanded, filtered, projected, channel_norms)
         ctx.state = State(
@@ -82,11 +84,9 @@ class InvertedResidual(torch.autograd.Function):
         of_projected = residual, projected, third.line
         of_hidden = torch.empty_like(filtered) if state.sizes.outputs >= KEPT_FROM else None
         project, second = _project_backward(state, of_projected, filtered, of_hidden)
-        kept = expanded, of_hidden
-        of_x, expand, first, taps = _expand_backward(state, of_projected, filtered, second, x, kept)
-        layers = (expand, first), (taps, second), (project, third)
-        gradients = [tensor for weight, norm in layers for tensor in (weight, norm.weight, norm.bias)]
-        gradients = as_gradients([*gradients, *response.split(1)], state.layouts)
+        of_x, expand, taps = _expand_backward(state, of_projected, filtered, second, x, (expanded, of_hidden))
+        of_layers = *expand[:3], taps, second.weight, second.bias, project, third.weight, third.bias
+        gradients = as_gradients([*of_layers, *response.split(1)], state.layouts)
         return None, of_x.permute(0, 3, 1, 2), *gradients
 
 
@@ -100,7 +100,7 @@ def _shortcut(block: CpMobileBlock, x: torch.Tensor, sizes: BlockSizes) -> torch
     """Returns what is added to the projection: the input, pooled where the block has a stride, or nothing."""
     if not block.has_shortcut or isinstance(block.pool, nn.Identity):
         return x if block.has_shortcut else None
-    pooled, _ = _empty_map(block, x, sizes.inputs)
+    pooled = _empty_map(block, x, sizes.inputs)
     call("pool", sizes, x, pooled)
     return pooled
 
@@ -111,11 +111,16 @@ def _expansion(block: CpMobileBlock, x: torch.Tensor, sizes: BlockSizes) -> Expa
     return Expansion.of(block.expand, shift, sums, clips=sizes.clips, places=sizes.height * sizes.width)
 
 
-def _empty_map(block: CpMobileBlock, x: torch.Tensor, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns room for a map behind the stride, and for the moments of its clips."""
+def _empty_map(block: CpMobileBlock, x: torch.Tensor, channels: int) -> torch.Tensor:
+    """Returns room for a map behind the stride."""
     clips, *lengths, _ = x.shape
     places = [(length - 1) // stride + 1 for length, stride in zip(lengths, block.depthwise.conv.stride, strict=True)]
-    return x.new_empty(clips, *places, channels), x.new_empty(clips, 2, channels, dtype=torch.float64)
+    return room(clips, *places, channels)
+
+
+def _clip_moments(maps: torch.Tensor) -> torch.Tensor:
+    """Returns room for the moments of the clips of a map."""
+    return room(len(maps), 2, maps.shape[-1], dtype=torch.float64)
 
 
 def _finish_backward(
@@ -154,17 +159,20 @@ def _expand_backward(
     second: NormGradients,
     x: torch.Tensor,
     kept: tuple[torch.Tensor | None, ...],
-) -> tuple[torch.Tensor, torch.Tensor, NormGradients, torch.Tensor]:
-    """Returns the gradients of x, of the expansion's weight, of the first normalisation, and of the taps."""
+) -> tuple[torch.Tensor, ExpansionGradients, torch.Tensor]:
+    """Returns the gradients of x, of the expansion and its normalisation, and of the taps.
+
+    `kept` are the expanded map and the gradient that [`_project_backward`] wrote, each if it was kept.
+    """
     sizes, expansion, inputs = state.sizes, state.expansion, state.sizes.inputs
     of_x, sums = torch.empty_like(x), room(inputs + 1 + TAPS, sizes.hidden, dtype=torch.float64)
     of_filtered = filtered, *state.second.folded[:2], second.line
     layers = state.taps, expansion.folded, expansion.back
     maps = x, *of_projected, state.project, *of_filtered
     call("expand_depthwise_backward", sizes, *maps, *layers, *kept, of_x, sums)
-    expand, first = expansion.gradients(sums[: inputs + 1])
-    call("add_product", sizes, x, first.line, of_projected[0] if state.has_shortcut else None, of_x)
-    return of_x, expand, first, sums[inputs + 1 :, : expansion.sizes.channels].t()
+    expand = expansion.gradients(sums[: inputs + 1])
+    call("add_product", sizes, x, expand.through, of_projected[0] if state.has_shortcut else None, of_x)
+    return of_x, expand, sums[inputs + 1 :, : expansion.sizes.channels].t()
 
 
 __all__ = ["InvertedResidual", "block_parameters"]

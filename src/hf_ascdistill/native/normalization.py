@@ -27,6 +27,23 @@ class NormGradients(NamedTuple):
     line: torch.Tensor
 
 
+class ExpansionGradients(NamedTuple):
+    """Gradients of an [`Expansion`].
+
+    Args:
+        weight (`torch.Tensor`): that of W^T, `(E, C)`.
+        norm_weight (`torch.Tensor`): that of the normalisation's gain, `(E,)`.
+        norm_bias (`torch.Tensor`): that of its offset, `(E,)`.
+        through (`torch.Tensor`): what of the gradient of x follows from x itself: x times the first C rows, plus the
+            last one, `(C + 1, padded C)`.
+    """
+
+    weight: torch.Tensor
+    norm_weight: torch.Tensor
+    norm_bias: torch.Tensor
+    through: torch.Tensor
+
+
 @dataclass
 class BatchStatistics:
     """What a batch normalisation knows of its batch.
@@ -79,6 +96,8 @@ class Expansion:
 
         dW = s x^T g + n t (K + m m^T) W + n m u        dx = g (s W)^T + x (t W) W^T + W u
 
+    of which the last two terms are the ones that follow from x itself.
+
     Args:
         sizes ([`NormSizes`]): of x W.
         weight (`torch.Tensor`): W^T, `(E, C)`.
@@ -121,21 +140,17 @@ class Expansion:
         call("expansion", sizes, totals, shift, weight, *_tensors(norm), *own, folded, back)
         return cls(sizes, weight, *own, folded, back)
 
-    def gradients(self, sums: torch.Tensor) -> tuple[torch.Tensor, NormGradients]:
-        """Works out the gradients of W and of the normalisation.
+    def gradients(self, sums: torch.Tensor) -> ExpansionGradients:
+        """Works out the gradients from sums over the batch.
 
         Args:
             sums (`torch.Tensor`): x^T g and, below it, the sums of g, `(C + 1, padded E)`, float64.
-
-        Returns:
-            `tuple`: the gradient of W^T, `(E, C)`, and those of the normalisation, whose line here is the part of dx
-            that follows from x, (t W) W^T, and, below it, W u: `(C + 1, padded C)`.
         """
-        of_weight, gradients = torch.empty_like(self.weight), room(2, self.sizes.channels)
+        of_weight, of_norm = torch.empty_like(self.weight), room(2, self.sizes.channels)
         through = room(self.sizes.inputs + 1, self.back.shape[1])
         own = self.weight, self.mean, self.moments, self.numbers
-        call("expansion_gradients", self.sizes, sums, *own, of_weight, gradients, through)
-        return of_weight, NormGradients(*gradients, through)
+        call("expansion_gradients", self.sizes, sums, *own, of_weight, of_norm, through)
+        return ExpansionGradients(of_weight, *of_norm, through)
 
 
 def _numbers(sizes: NormSizes) -> torch.Tensor:
@@ -148,4 +163,4 @@ def _tensors(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, ...]:
     return norm.weight, norm.bias, norm.running_mean, norm.running_var
 
 
-__all__ = ["BatchStatistics", "Expansion", "NormGradients"]
+__all__ = ["BatchStatistics", "Expansion", "ExpansionGradients", "NormGradients"]

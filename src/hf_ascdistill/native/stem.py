@@ -53,7 +53,7 @@ class Stem(torch.autograd.Function):
         expansion = _first_layer(stem, x, sizes)
         taps = stem.second.conv.weight.detach().permute(2, 3, 1, 0)
         height, width = (halved(halved(length)) for length in x.shape[1:])
-        maps = x.new_empty(len(x), height, width, sizes.outputs)
+        maps = room(len(x), height, width, sizes.outputs)
         moments = room(len(x), 2, sizes.outputs, dtype=torch.float64)
         call("convolve_twice", sizes, x, expansion.folded, padded(taps, padded_size(sizes.outputs)), maps, moments)
         second = BatchStatistics.of(stem.second.norm, maps, moments)
@@ -76,8 +76,8 @@ class Stem(torch.autograd.Function):
         call("convolve_twice_backward", sizes, x, state.expansion.folded, gradient, maps, *layers, sums)
         taps, patches = sums.split([TAPS * sizes.middle * columns, (TAPS + 1) * middle])
         taps = taps.view(3, 3, sizes.middle, columns)[..., : sizes.outputs].permute(3, 2, 0, 1)
-        weight, first = state.expansion.gradients(patches)
-        gradients = weight, first.weight, first.bias, taps, second.weight, second.bias
+        first = state.expansion.gradients(patches)
+        gradients = *first[:3], taps, second.weight, second.bias
         return None, None, *as_gradients(gradients, state.layouts)
 
 
