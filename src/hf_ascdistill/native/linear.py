@@ -103,8 +103,8 @@ def use_onednn(model: nn.Module, *, packed: bool = False) -> nn.Module:
 
     Args:
         model (`nn.Module`): any network.
-        packed (`bool`, *optional*, defaults to `False`): also lay weights out for it, faster still, but for inference
-            alone: what is computed without a gradient takes them as they are now.
+        packed (`bool`, *optional*, defaults to `False`): also lay copies of the weights out for it, faster still, but
+            for inference alone: what is computed without a gradient takes them as they are now.
 
     Returns:
         `nn.Module`: the same.
