@@ -119,6 +119,14 @@ def test_layers_of_another_type_are_not_for_the_kernels(name):
     assert not is_native(block, maps, layers)
 
 
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_response_of_another_type_is_not_for_the_kernels(name):
+    block, maps = small_model().cp_mobile.blocks[0], torch.randn(2, 8, 8, 8)
+    parameter = getattr(block.response_norm, name)
+    parameter.data = parameter.data.double()
+    assert not is_native_step(block, maps)
+
+
 def test_blocks_too_wide_to_gain_are_trained_as_before(monkeypatch):
     block, maps = small_model().cp_mobile.blocks[0], torch.randn(2, 8, 8, 8)
     assert is_native_step(block, maps)

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import torch
 
-from .kernels import call
+from .kernels import call, room
 
 MOST_LANES = 16  # complex numbers in a row of the kernels, at most
 
@@ -25,7 +25,7 @@ def transform_size(samples: int) -> int:
 
 @lru_cache(maxsize=4)
 def _tables(size: int) -> torch.Tensor:
-    tables = torch.empty(5 * size + 2 * (2 * MOST_LANES) ** 2, dtype=torch.float32, device="cpu")
+    tables = room(5 * size + 2 * (2 * MOST_LANES) ** 2)
     call("convolution_tables", ConvolutionSizes(0, 0, size), tables)
     return tables
 

@@ -83,15 +83,15 @@ static void add_through_pool(const BlockSizes& s, const float* dz, int y, int x,
 
 extern "C" {
 
-// shift (inputs) is about the mean of x; totals (inputs + 1, padded inputs): d^T d and, below it, the sums of d, the
+// shift (inputs) is the first clip's mean; totals (inputs + 1, padded inputs): d^T d and, below it, the sums of d, the
 // distances of x from shift.
 void input_moments(const BlockSizes* sizes, int threads, const float* x, float* shift, double* totals) {
   const BlockSizes s = *sizes;
-  const int some = std::min(BLOCK, s.places());
-  std::fill_n(shift, s.inputs, 0.f);
-  for (int place = 0; place < some; place++)
-    for (int c = 0; c < s.inputs; c++) shift[c] += x[(size_t)place * s.inputs + c] / some;
   const int columns = padded(s.inputs);
+  std::vector<double> first_clip(s.inputs);
+  for (int place = 0; place < s.places(); place++)
+    for (int c = 0; c < s.inputs; c++) first_clip[c] += x[(size_t)place * s.inputs + c];
+  for (int c = 0; c < s.inputs; c++) shift[c] = first_clip[c] / s.places();
   PartialSums thread_totals(threads, (size_t)(s.inputs + 1) * columns);
 #pragma omp parallel num_threads(threads)
   {

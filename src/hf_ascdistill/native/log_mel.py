@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .kernels import call
+from .kernels import call, room
 
 SHORTEST = 8  # samples; a window of fewer has too few to be reflected
 
@@ -53,15 +53,15 @@ def can_transform(n_fft: int) -> bool:
 @lru_cache(maxsize=8)
 def _tables(n_fft: int, win_length: int, sampling_rate: int) -> _Tables:
     rows = n_fft // 2
-    double, single, whole = ({"dtype": kind, "device": "cpu"} for kind in (torch.float64, torch.float32, torch.int32))
+    double = {"dtype": torch.float64, "device": "cpu"}
     frequencies = torch.arange(rows, **double) * (sampling_rate / n_fft)
     tables = _Tables(
         window=torch.hann_window(win_length, periodic=False, **double).div_(2).float(),
         mels=1127.0 * torch.log1p(frequencies / 700.0),
-        turns=torch.empty(n_fft, **single),
-        half_turns=torch.empty(rows + 2, **single),
-        row_of=torch.empty(rows, **whole),
-        order=torch.empty(n_fft // 4, **whole),
+        turns=room(n_fft),
+        half_turns=room(rows + 2),
+        row_of=room(rows, dtype=torch.int32),
+        order=room(n_fft // 4, dtype=torch.int32),
     )
     call("log_mel_tables", LogMelSettings(n_fft=n_fft), *tables[2:])
     return tables

@@ -15,7 +15,8 @@ class NativeBlock(CpMobileBlock):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         can_be_native = is_native(self, hidden_states, (self.expand, self.depthwise, self.project))
-        can_be_native = can_be_native and self.response_norm.weight.dtype == torch.float32
+        response = self.response_norm.weight, self.response_norm.bias
+        can_be_native = can_be_native and all(tensor.dtype == torch.float32 for tensor in response)
         if not can_be_native or self.expand.conv.out_channels > MOST_EXPANDED_CHANNELS:
             return super().forward(hidden_states)
         return InvertedResidual.apply(self, hidden_states, *block_parameters(self))

@@ -191,7 +191,7 @@ def roll(waveform: torch.Tensor, shifts: torch.Tensor) -> torch.Tensor:
         `torch.Tensor`: `(B, T)`.
     """
     clips, samples = waveform.shape
-    if waveform.device.type == "cpu" and not waveform.requires_grad:
+    if waveform.device.type == "cpu" and not waveform.requires_grad:  # where the shifts can be read without a wait
         rolled = torch.empty_like(waveform)
         for to, clip, start in zip(rolled, waveform, (-shifts % samples).tolist(), strict=True):
             torch.cat((clip[start:], clip[:start]), out=to)
