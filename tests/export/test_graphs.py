@@ -77,7 +77,7 @@ def test_a_transform_without_two_even_factors_raises(n_fft):
 def test_the_front_end_of_a_file_leaves_the_tables_of_each_column_to_the_runtime():
     extractor = AscFeatureExtractor.from_preset("cp-mobile")
     graph = front_end_graph(extractor)
-    turned = 33 * 2 * 64 * 48 * 4  # bytes of the tables for each b, c and a
+    turned = 65 * 2 * 32 * 96 * 4  # bytes of the tables for each c, real and imaginary, b and a
     assert graph.ByteSize() < turned / 2
     waveform = noise(3, 32_000)
     outputs = run_onnx(with_metadata(graph, {}), waveform.numpy())
