@@ -1,4 +1,4 @@
-"""Measures what bounds PaSST-S on this CPU: its matrix products alone, torch's and oneDNN's.
+"""Measures what bounds PaSST-S on this CPU: its matrix products alone, torch's, oneDNN's and those of tiles.
 
 python benchmarks/bounds.py [--threads 2]
 """
@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from hf_ascdistill import keep_freed_memory
-from hf_ascdistill.native.linear import OneDnnLinear
+from hf_ascdistill.native.onednn import OneDnnLinear
+from hf_ascdistill.native.tiles import TileLinear, can_use_tiles
 
 TOKENS = 8 * 110  # of a batch of PaSST-S
 LAYERS = {"attention": (768, 2304), "up": (768, 3072), "down": (3072, 768)}  # inputs, outputs
@@ -38,9 +39,12 @@ def main() -> None:
     torch.set_grad_enabled(False)
     keep_freed_memory()
     for name, (inputs, outputs) in LAYERS.items():
-        usual, packed = nn.Linear(inputs, outputs), OneDnnLinear(inputs, outputs)
-        packed.pack()
-        for library, layer in (("torch", usual), ("oneDNN", packed)):
+        layers = {"torch": nn.Linear(inputs, outputs), "oneDNN": OneDnnLinear(inputs, outputs)}
+        if can_use_tiles():
+            layers["tiles"] = TileLinear(inputs, outputs)
+        for library, layer in layers.items():
+            if library != "torch":
+                layer.pack()
             tokens = torch.randn(TOKENS, inputs)
             took = milliseconds(lambda layer=layer, tokens=tokens: layer(tokens))
             print(f"PaSST-S, {name}, {library}: {2 * TOKENS * inputs * outputs / took / 1e6:.0f} GFLOP/s")

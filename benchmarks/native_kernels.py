@@ -48,7 +48,7 @@ def cp_mobile(size: str) -> torch.nn.Module:
 
 
 def passt_s() -> torch.nn.Module:
-    """Builds PaSST-S, which native kernels make multiply by oneDNN on some processors."""
+    """Builds PaSST-S, which multiplies by what is fastest on the processor."""
     return PasstForAudioClassification(PasstConfig.from_preset("s", num_labels=10))
 
 

@@ -35,7 +35,7 @@ class EvaluateArguments:
     batch_size: int = field(default=64, metadata={"help": "clips at a time"})
     fused: bool = field(default=True, metadata={"help": "fold batch normalisations: faster, logits move by 1e-5"})
     native_kernels: bool = field(
-        default=True, metadata={"help": "on a CPU, C++ for log-mels, CP-Mobile; oneDNN for PaSST"}
+        default=True, metadata={"help": "on a CPU, C++ for log-mels, CP-Mobile; fast products for PaSST"}
     )
     json: bool = field(default=False, metadata={"help": "print JSON instead of a table"})
 

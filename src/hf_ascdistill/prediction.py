@@ -47,7 +47,8 @@ class PredictionSettings:
         fused (`bool`, *optional*, defaults to `True`): predict with folded copies of the models; logits move by
             1e-5. See [`inference_copy`].
         native_kernels (`bool`, *optional*, defaults to `True`): on a CPU, make log-mels ([`AcousticFrontend`]) and
-            the logits of folded CP-Mobiles in compiled kernels, and those of PaSST by oneDNN where that is faster.
+            the logits of folded CP-Mobiles in compiled kernels, and those of PaSST by the processor's fastest
+            products.
 
     Raises:
         ValueError: a number is less than 1.
@@ -57,7 +58,7 @@ class PredictionSettings:
     clips_per_file: int = field(default=CLIPS_PER_FILE, metadata={"help": "work of a process between two files"})
     fused: bool = field(default=True, metadata={"help": "fold batch normalisations: faster, logits move by 1e-5"})
     native_kernels: bool = field(
-        default=True, metadata={"help": "on a CPU, C++ for log-mels, CP-Mobile; oneDNN for PaSST"}
+        default=True, metadata={"help": "on a CPU, C++ for log-mels, CP-Mobile; fast products for PaSST"}
     )
 
     def __post_init__(self) -> None:

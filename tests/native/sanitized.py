@@ -13,7 +13,14 @@ import pytest
 from hf_ascdistill.native import kernels
 
 FLAGS = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-TESTS = ("test_inverted_residual.py", "test_stem.py", "test_convolution.py", "test_log_mel.py", "test_classifier.py")
+TESTS = (
+    "test_inverted_residual.py",
+    "test_stem.py",
+    "test_convolution.py",
+    "test_log_mel.py",
+    "test_classifier.py",
+    "test_tiles.py",
+)
 
 if __name__ == "__main__":
     kernels.FLAGS = (*kernels.FLAGS, *FLAGS)

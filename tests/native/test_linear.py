@@ -1,41 +1,46 @@
-"""A PaSST that multiplies by oneDNN: the reference outputs, and when it does not."""
+"""A PaSST that multiplies by oneDNN or tiles: the reference outputs, and when it does not."""
 
 import copy
 import pickle
 
 import pytest
 import torch
+from compilers import need_tiles
 from reference_passt import assert_reference_gradients, assert_reference_outputs, reference_passt
 from torch import nn
 
 from hf_ascdistill import PasstConfig, PasstForAudioClassification, inference_copy, use_native_kernels
-from hf_ascdistill.native import linear
-from hf_ascdistill.native.linear import OneDnnLinear, OneDnnMlp, use_onednn
+from hf_ascdistill.native import passt
+from hf_ascdistill.native.linear import NativeLinear
+from hf_ascdistill.native.onednn import OneDnnLinear
+from hf_ascdistill.native.passt import NativeMlp, use_fastest_linear
+from hf_ascdistill.native.tiles import TileLinear
 
-pytestmark = pytest.mark.skipif(
-    not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")),
-    reason="this torch was built without oneDNN",
-)
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 LAYERS = 8  # linear ones in the blocks
 
 
-@pytest.fixture(autouse=True)
-def faster(monkeypatch):
-    """On every machine the numbers are tested, on some it is slower."""
-    monkeypatch.setattr(linear, "is_onednn_faster", lambda: True)
+@pytest.fixture(params=[OneDnnLinear, TileLinear], autouse=True)
+def kind(request, monkeypatch) -> type[NativeLinear]:
+    """Whichever is the fastest on a machine: the numbers of all that it can do are tested."""
+    if request.param is TileLinear:
+        need_tiles()
+    elif not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        pytest.skip("this torch was built without oneDNN")
+    monkeypatch.setattr(passt, "fastest_linear", lambda: request.param)
+    return request.param
 
 
 @pytest.fixture
-def products(monkeypatch) -> list[torch.Tensor]:
-    """The weight of each product that oneDNN does."""
-    weights, own = [], linear.onednn_linear
+def products(kind, monkeypatch) -> list[torch.Tensor]:
+    """The weight of each product."""
+    weights, own = [], kind.multiply
 
     def record(x, weight, *args, **kwargs):
         weights.append(weight)
         return own(x, weight, *args, **kwargs)
 
-    monkeypatch.setattr(linear, "onednn_linear", record)
+    monkeypatch.setattr(kind, "multiply", staticmethod(record))
     return weights
 
 
@@ -57,7 +62,8 @@ def test_evaluation_gives_the_reference_logits_and_features(golden, length, prep
     arrays, model = reference_passt(golden)
     assert_reference_outputs(prepare(model), arrays, length)
     assert len(products) == 2 * LAYERS
-    assert all(weight.is_mkldnn == (prepare is inference_copy) for weight in products)
+    is_packed = [weight.is_mkldnn or weight.dtype == torch.bfloat16 for weight in products]
+    assert set(is_packed) == {prepare is inference_copy}
 
 
 def test_a_training_step_gives_the_reference_gradients(golden, monkeypatch, products):
@@ -68,12 +74,12 @@ def test_a_training_step_gives_the_reference_gradients(golden, monkeypatch, prod
 
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("has_gelu", [True, False])
-def test_a_layer_has_the_gradients_of_torch(has_bias, has_gelu):
+def test_a_layer_has_the_gradients_of_torch(has_bias, has_gelu, kind):
     torch.manual_seed(0)
-    layer = nn.Linear(5, 7, bias=has_bias)
+    layer = nn.Linear(32, 64, bias=has_bias)
     exact, own = copy.deepcopy(layer).double(), copy.deepcopy(layer)
-    own.__class__ = OneDnnLinear
-    inputs = torch.randn(5, 3, 2).permute(2, 1, 0)  # not contiguous
+    own.__class__ = kind
+    inputs = torch.randn(32, 3, 2).permute(2, 1, 0)  # not contiguous
     x, y = inputs.clone().requires_grad_(), inputs.double().requires_grad_()
     output, expected = own(x, has_gelu=has_gelu), exact(y)
     expected = nn.functional.gelu(expected) if has_gelu else expected
@@ -87,7 +93,7 @@ def test_a_layer_has_the_gradients_of_torch(has_bias, has_gelu):
 
 
 def test_frozen_layers_pass_gradients_on():
-    model = use_onednn(small_model()).train()
+    model = use_fastest_linear(small_model()).train()
     for parameter in model.passt.blocks.parameters():
         parameter.requires_grad_(False)
     model(small_inputs()).logits.sum().backward()
@@ -97,7 +103,7 @@ def test_frozen_layers_pass_gradients_on():
 
 def test_a_trained_layer_shows_in_evaluation_and_a_packed_one_keeps_its_weight():
     model = small_model()
-    native, packed, inputs = use_onednn(copy.deepcopy(model)), inference_copy(model), small_inputs()
+    native, packed, inputs = use_fastest_linear(copy.deepcopy(model)), inference_copy(model), small_inputs()
     with torch.no_grad():
         before = model(inputs).logits
         for network in (model, native, packed):
@@ -120,7 +126,7 @@ def test_state_dict_and_files_are_those_of_the_model(tmp_path):
     inference_copy(model).save_pretrained(tmp_path)
     loaded = PasstForAudioClassification.from_pretrained(tmp_path)
     assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())
-    assert not any(isinstance(module, OneDnnLinear | OneDnnMlp) for module in loaded.modules())
+    assert not any(isinstance(module, NativeLinear | NativeMlp) for module in loaded.modules())
 
 
 def test_other_types_and_autocast_go_the_usual_way(products):
@@ -143,30 +149,15 @@ def test_hooks_see_what_a_layer_computes():
         torch.testing.assert_close(output, nn.functional.linear(given, layer.weight, layer.bias), rtol=1e-5, atol=1e-5)
 
 
-def test_replaced_layers_and_other_processors_stay_as_they_are(monkeypatch):
+def test_replaced_layers_and_other_processors_stay_as_they_are(kind, monkeypatch):
     class Adapted(nn.Linear):
         pass
 
     model = small_model()
     model.passt.blocks[0].mlp.up.__class__ = Adapted
-    kinds = [type(module) for module in use_onednn(model).modules()]
-    assert kinds.count(Adapted) == 1 and kinds.count(OneDnnLinear) == LAYERS - 1 and kinds.count(OneDnnMlp) == 1
-    monkeypatch.setattr(linear, "is_onednn_faster", lambda: False)
+    kinds = [type(module) for module in use_fastest_linear(model).modules()]
+    assert kinds.count(Adapted) == 1 and kinds.count(kind) == LAYERS - 1 and kinds.count(NativeMlp) == 1
+    monkeypatch.setattr(passt, "fastest_linear", lambda: nn.Linear)
     usual = small_model()
     kinds = [type(module) for module in usual.modules()]
     assert [type(module) for module in inference_copy(usual).modules()] == kinds
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "expected"),
-    [
-        ({"avx512_f": True, "cpu_name": "AMD EPYC 9354"}, True),
-        ({"avx512_f": False, "cpu_name": "AMD EPYC 7543"}, False),
-        ({"avx512_f": True, "cpu_name": "Intel(R) Xeon(R) Platinum 8581C"}, False),
-        ({"architecture": "aarch64"}, False),
-    ],
-)
-def test_the_processor_decides(capabilities, expected, monkeypatch):
-    monkeypatch.undo()
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
-    assert linear.is_onednn_faster.__wrapped__() is expected

@@ -38,13 +38,6 @@ struct Team {
   Buffer input, output, pooled, energies;
 };
 
-// Which rows are a member's.
-struct Band {
-  int member, members;
-  int begin(int rows) const { return member * rows / members; }
-  int end(int rows) const { return (member + 1) * rows / members; }
-};
-
 // A block's rows before the response normalisation, and the energies (out_height, outputs) of their channels.
 static void make_rows(BlockWork& work, const float* x, const float* shortcut, int first, int end, float* y,
                       float* energies, Buffer& wide) {

@@ -26,6 +26,7 @@ SOURCES = (
     "classifier.cpp",
     "convolution.cpp",
     "log_mel.cpp",
+    "tile_linear.cpp",
 )
 HEADERS = ("matrices.h", "maps.h", "blocks.h", "stem.h", "fourier.h")
 COMPILER = "g++"  # its OpenMP is the one that torch is built with, so that both share their threads
@@ -65,6 +66,8 @@ TENSORS = {
     "convolve": 5,
     "log_mel_tables": 4,
     "log_mel": 8,
+    "pack_weight": 2,
+    "tile_linear": 4,
 }
 
 

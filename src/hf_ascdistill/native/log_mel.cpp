@@ -27,26 +27,6 @@ static void emphasise(const LogMelSettings& s, const float* x, int first, int co
   for (; n < count; n++) signal[n] = 0.f;
 }
 
-// Makes rows of LANES lanes columns.
-static void transpose(Vector (&rows)[LANES]) {
-  typedef int Order __attribute__((vector_size(4 * LANES)));
-  Order low, high;
-  for (int i = 0; i < LANES; i++) {
-    low[i] = i / 2 + i % 2 * LANES;
-    high[i] = low[i] + LANES / 2;
-  }
-  for (int round = 1; round < LANES; round *= 2) {
-    Vector shuffled[LANES];
-#pragma GCC unroll 8
-    for (int i = 0; i < LANES / 2; i++) {
-      shuffled[2 * i] = __builtin_shuffle(rows[i], rows[i + LANES / 2], low);
-      shuffled[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + LANES / 2], high);
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < LANES; i++) rows[i] = shuffled[i];
-  }
-}
-
 // Hops of a signal as columns: (hop_length, columns).
 static void lay_out_hops(const float* signal, int hop_length, int columns, float* hops) {
   for (int column = 0; column < columns; column += LANES)

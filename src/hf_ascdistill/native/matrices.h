@@ -23,6 +23,26 @@ inline Vector load(const float* at) { return *reinterpret_cast<const Vector*>(at
 inline void store(float* at, Vector vector) { *reinterpret_cast<Vector*>(at) = vector; }
 inline int padded(int columns) { return (columns + PADDING - 1) / PADDING * PADDING; }
 
+// Makes rows of LANES lanes columns.
+inline void transpose(Vector (&rows)[LANES]) {
+  typedef int Order __attribute__((vector_size(4 * LANES)));
+  Order low, high;
+  for (int i = 0; i < LANES; i++) {
+    low[i] = i / 2 + i % 2 * LANES;
+    high[i] = low[i] + LANES / 2;
+  }
+  for (int round = 1; round < LANES; round *= 2) {
+    Vector shuffled[LANES];
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES / 2; i++) {
+      shuffled[2 * i] = __builtin_shuffle(rows[i], rows[i + LANES / 2], low);
+      shuffled[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + LANES / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) rows[i] = shuffled[i];
+  }
+}
+
 // Memory that begins where a cache line does: a vector that straddles two lines takes twice as long.
 template <class T>
 struct CacheAligned {
@@ -33,6 +53,13 @@ struct CacheAligned {
   bool operator!=(const CacheAligned&) const { return false; }
 };
 typedef std::vector<float, CacheAligned<float>> Buffer;
+
+// Which of some rows are the work of a member of a team.
+struct Band {
+  int member, members;
+  int begin(int rows) const { return member * rows / members; }
+  int end(int rows) const { return (member + 1) * rows / members; }
+};
 
 // A matrix by the steps from row to row and from column to column, so that a transposed one needs no copy.
 struct Strided {

@@ -1,4 +1,4 @@
-"""Switches the native kernels of a CP-Mobile on, and oneDNN for a PaSST."""
+"""Switches the native kernels of a CP-Mobile on, and the fastest matrix products of a PaSST."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch import nn
 from ..models.modeling_cp_mobile import CpMobileBlock, CpMobileConvNorm, CpMobileStem
 from .inverted_residual import InvertedResidual, block_parameters
 from .kernels import MOST_EXPANDED_CHANNELS, has_hooks, load_kernels
-from .linear import use_onednn
+from .passt import use_fastest_linear
 from .stem import Stem, stem_parameters
 
 
@@ -58,12 +58,12 @@ def _is_plain(layer: CpMobileConvNorm) -> bool:
 
 
 def use_native_kernels(model: nn.Module) -> nn.Module:
-    """Makes the CP-Mobiles in a model train in native kernels, in place, and PaSSTs by oneDNN: faster on a CPU.
+    """Makes the CP-Mobiles in a model train in native kernels, in place, and PaSSTs multiply faster on a CPU.
 
     A step is 1.4 to 1.7 times as fast at 128K, less so in larger sizes (`benchmarks/native_kernels.py`), and takes
     less memory. The same mathematics with other rounding, more exact than torch's in channels_last. A PaSST multiplies
-    by oneDNN on processors for which that is faster, in evaluation too ([`use_onednn`]). A CP-Mobile's evaluation,
-    other devices and types, quantised or folded layers, the widest blocks and all other networks stay as they are,
+    by what is fastest on the processor, in evaluation too ([`use_fastest_linear`]). A CP-Mobile's evaluation, other
+    devices and types, quantised or folded layers, the widest blocks and all other networks stay as they are,
     and so do parameters and state dict.
 
     Args:
@@ -81,7 +81,7 @@ def use_native_kernels(model: nn.Module) -> nn.Module:
         load_kernels()
     for module in modules:
         module.__class__ = natives[type(module)]
-    return use_onednn(model)
+    return use_fastest_linear(model)
 
 
 __all__ = ["NativeBlock", "NativeStem", "is_native", "use_native_kernels"]

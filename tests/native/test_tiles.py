@@ -1,0 +1,124 @@
+"""Linear layers by Intel's tiles: as exact as float32, whatever the sizes, the batch and the threads."""
+
+import pytest
+import torch
+from compilers import need_tiles
+from torch import nn
+
+from hf_ascdistill.native import passt, tiles
+from hf_ascdistill.native.onednn import OneDnnLinear
+from hf_ascdistill.native.passt import fastest_linear
+from hf_ascdistill.native.tiles import TileLinear, can_use_tiles
+
+
+def layer(rows: int, inputs: int, outputs: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Input, weight and bias, of which some numbers are large."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (rows, inputs), (outputs, inputs), (outputs,)
+    x, weight, bias = (torch.randn(shape, generator=generator) for shape in shapes)
+    x[:, 3] *= 1000
+    return x, weight, bias
+
+
+def largest_error(sums: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> float:
+    """The largest difference from float64, in parts of the sum of the products' sizes."""
+    exact = nn.functional.linear(x.double(), weight.double(), bias.double())
+    sizes = nn.functional.linear(x.double().abs(), weight.double().abs(), bias.double().abs())
+    return float(((sums - exact).abs() / sizes).max())
+
+
+# below, at and above a block, a group of blocks and what is summed before sums go to memory
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 192, 195, 450])
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 32), (96, 64), (768, 96), (800, 32), (1568, 64)])
+def test_sums_are_as_exact_as_those_of_float32(rows, inputs, outputs):
+    need_tiles()
+    x, weight, bias = layer(rows, inputs, outputs)
+    usual = max(largest_error(nn.functional.linear(x, weight, bias), x, weight, bias), 3e-7)
+    assert largest_error(TileLinear.multiply(x, weight, bias), x, weight, bias) < 1.5 * usual
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_a_row_has_the_same_numbers_whatever_the_batch_and_the_threads(threads):
+    need_tiles()
+    x, weight, bias = layer(230, 832, 160)
+    expected, usual = TileLinear.multiply(x, weight, bias), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(TileLinear.multiply(x, weight, bias), expected)
+        assert torch.equal(TileLinear.multiply(x[200:207], weight, bias), expected[200:207])
+    finally:
+        torch.set_num_threads(usual)
+
+
+def test_a_weight_of_any_memory_format_and_a_packed_one_are_the_same():
+    need_tiles()
+    x, weight, bias = layer(40, 96, 64)
+    expected = TileLinear.multiply(x, weight, bias)
+    wide = torch.zeros(64, 192)
+    wide[:, ::2] = weight
+    for same in (weight.t().contiguous().t(), wide[:, ::2], TileLinear.pack_weight(weight)):
+        assert torch.equal(TileLinear.multiply(x, same, bias), expected)
+    without = TileLinear.multiply(x, weight, torch.zeros(64))
+    assert torch.equal(TileLinear.multiply(x, weight), without)
+    assert torch.equal(TileLinear.multiply(x.t().contiguous().t(), weight, bias), expected)
+
+
+def test_gelu_is_as_exact_as_that_of_torch():
+    need_tiles()
+    x, one = torch.linspace(-12, 12, 32 * 5000).reshape(-1, 32), torch.eye(32)
+    exact = nn.functional.gelu(x.double())
+    own, usual = TileLinear.multiply(x, one, has_gelu=True), nn.functional.gelu(x)
+    assert (own - exact).abs().max() < 1.5 * (usual - exact).abs().max()
+
+
+def test_what_is_no_number_is_seen_in_its_row_alone():
+    need_tiles()
+    x, weight, bias = layer(40, 64, 32)
+    x[7, 5] = torch.nan
+    for has_gelu in (False, True):
+        is_nan = TileLinear.multiply(x, weight, bias, has_gelu=has_gelu).isnan()
+        assert is_nan[7].all() and is_nan.sum() == 32
+
+
+def test_other_sizes_go_the_usual_way(monkeypatch):
+    monkeypatch.setattr(TileLinear, "multiply", None)
+    for sizes in ((32, 48), (48, 32)):
+        torch.manual_seed(0)
+        usual = nn.Linear(*sizes)
+        x = torch.randn(2, sizes[0])
+        expected = usual(x)
+        usual.__class__ = TileLinear
+        assert torch.equal(usual(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "can_compile", "is_lent", "expected"),
+    [
+        ({"amx_bf16": True, "cpu_name": "Intel Xeon"}, True, 1, True),
+        ({"amx_bf16": True, "cpu_name": "Intel Xeon"}, True, 0, False),
+        ({"amx_bf16": True, "cpu_name": "Intel Xeon"}, False, 1, False),
+        ({"amx_bf16": False, "avx512_f": True}, True, 1, False),
+        ({"architecture": "aarch64"}, True, 1, False),
+    ],
+)
+def test_processor_compiler_and_linux_decide(capabilities, can_compile, is_lent, expected, monkeypatch):
+    class Kernels:
+        @staticmethod
+        def ask_for_tiles() -> int:
+            return is_lent
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(tiles, "can_use_kernels", lambda: can_compile)
+    monkeypatch.setattr(tiles, "load_kernels", Kernels)
+    assert can_use_tiles.__wrapped__() is expected
+
+
+def test_the_fastest_kind_is_that_of_the_processor(monkeypatch):
+    for has_onednn, has_tiles, expected in (
+        (True, False, OneDnnLinear),
+        (False, True, TileLinear),
+        (False, False, nn.Linear),
+    ):
+        monkeypatch.setattr(passt, "is_onednn_faster", lambda value=has_onednn: value)
+        monkeypatch.setattr(passt, "can_use_tiles", lambda value=has_tiles: value)
+        assert fastest_linear() is expected
