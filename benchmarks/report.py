@@ -62,8 +62,8 @@ kernels, and for one clip at a time `compile_classifier`. onnxruntime has two th
 are made in one. The front-end has the student's settings: DIR of 60 % of the clips, roll, mel with jitter, frequency
 mask; and Freq-MixStyle on every batch, so that every repetition does the same work. "Store to step" draws its batches
 from clips that were prepared once, ours from the store and plain from one .npy file a clip. PaSST-S runs in float32,
-ours with the fused Adam of its recipe, in matrix products of oneDNN on AMD's processors with AVX-512 and of tiles on
-Intel's with AMX, hear21passt's network with Adam as torch gives it by default.
+ours with the fused Adam of its recipe, in matrix products of oneDNN on AMD's processors with AVX-512 and, in
+evaluation, of tiles on Intel's with AMX; hear21passt's network with Adam as torch gives it by default.
 ASTFeatureExtractor and Kaldi make 98 frames of a clip where ours makes 100.
 """
 NOT_MEASURED_ON_GPU = f"""## {NOT_MEASURED}

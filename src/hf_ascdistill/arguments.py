@@ -162,7 +162,7 @@ class DistillationTrainingArguments(TrainingArguments):
             memory for the next step, which is faster on a CPU.
         native_kernels (`bool`, *optional*, defaults to `True`): on a CPU CP-Mobiles train ([`use_native_kernels`])
             and are evaluated, DIR convolves and log-mels are made in kernels that GCC compiles at the first use, and
-            PaSST multiplies by what is fastest on the processor: the same to rounding. Without GCC a message says
+            PaSST trains by oneDNN on AMD's processors with AVX-512: the same to rounding. Without GCC a message says
             so, and torch's operations do the work.
         last_epochs (`int`, *optional*, defaults to 4): epochs whose metrics are averaged (paper, Table 1).
         pictures (`bool`, *optional*, defaults to `True`): draw the training curve and the accuracy per device.
@@ -183,7 +183,7 @@ class DistillationTrainingArguments(TrainingArguments):
     flush_denormals: bool = field(default=True, metadata={"help": "numbers below 1.2e-38 are 0 to the CPU: faster"})
     keep_freed_memory: bool = field(default=True, metadata={"help": "keep freed memory of the CPU: faster"})
     native_kernels: bool = field(
-        default=True, metadata={"help": "on a CPU, C++ for CP-Mobile, DIR, log-mels; fast products for PaSST"}
+        default=True, metadata={"help": "on a CPU, C++ for CP-Mobile, DIR, log-mels; oneDNN for PaSST"}
     )
     last_epochs: int = field(default=4, metadata={"help": "epochs whose metrics are averaged"})
     pictures: bool = field(default=True, metadata={"help": "draw training curve and accuracy per device"})

@@ -27,21 +27,21 @@ def kind(request, monkeypatch) -> type[NativeLinear]:
         need_tiles()
     elif not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         pytest.skip("this torch was built without oneDNN")
-    monkeypatch.setattr(passt, "fastest_linear", lambda: request.param)
+    monkeypatch.setattr(passt, "fastest_linear", lambda packed: request.param)
     return request.param
 
 
 @pytest.fixture
-def products(kind, monkeypatch) -> list[torch.Tensor]:
-    """The weight of each product."""
-    weights, own = [], kind.multiply
+def products(kind, monkeypatch) -> list[bool]:
+    """Of each product whether its weight is a packed one."""
+    seen, own = [], kind.multiply
 
-    def record(x, weight, *args, **kwargs):
-        weights.append(weight)
-        return own(x, weight, *args, **kwargs)
+    def record(self, *args, **kwargs):
+        seen.append(self.packed is not None)
+        return own(self, *args, **kwargs)
 
-    monkeypatch.setattr(kind, "multiply", staticmethod(record))
-    return weights
+    monkeypatch.setattr(kind, "multiply", record)
+    return seen
 
 
 def small_model() -> PasstForAudioClassification:
@@ -58,18 +58,18 @@ def small_inputs() -> torch.Tensor:
 
 @pytest.mark.parametrize("prepare", [use_native_kernels, inference_copy])
 @pytest.mark.parametrize("length", ["1s", "10s", "long"])
-def test_evaluation_gives_the_reference_logits_and_features(golden, length, prepare, products):
+def test_evaluation_gives_the_reference_logits_and_features(golden, length, prepare, kind, products):
     arrays, model = reference_passt(golden)
     assert_reference_outputs(prepare(model), arrays, length)
-    assert len(products) == 2 * LAYERS
-    is_packed = [weight.is_mkldnn or weight.dtype == torch.bfloat16 for weight in products]
-    assert set(is_packed) == {prepare is inference_copy}
+    is_packed = prepare is inference_copy
+    multiplies = is_packed or kind is OneDnnLinear
+    assert products == [is_packed] * 2 * LAYERS * multiplies
 
 
-def test_a_training_step_gives_the_reference_gradients(golden, monkeypatch, products):
+def test_a_training_step_gives_the_reference_gradients(golden, monkeypatch, kind, products):
     arrays, model = reference_passt(golden)
     assert_reference_gradients(use_native_kernels(model), arrays, monkeypatch)
-    assert len(products) == 2 * LAYERS  # forward, and the gradient of each input
+    assert len(products) == LAYERS * (kind is OneDnnLinear)
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
@@ -157,7 +157,7 @@ def test_replaced_layers_and_other_processors_stay_as_they_are(kind, monkeypatch
     model.passt.blocks[0].mlp.up.__class__ = Adapted
     kinds = [type(module) for module in use_fastest_linear(model).modules()]
     assert kinds.count(Adapted) == 1 and kinds.count(kind) == LAYERS - 1 and kinds.count(NativeMlp) == 1
-    monkeypatch.setattr(passt, "fastest_linear", lambda: nn.Linear)
+    monkeypatch.setattr(passt, "fastest_linear", lambda packed: nn.Linear)
     usual = small_model()
     kinds = [type(module) for module in usual.modules()]
     assert [type(module) for module in inference_copy(usual).modules()] == kinds

@@ -19,11 +19,15 @@ class NativeMlp(PasstMlp):
         return self.down(self.up(hidden_states, has_gelu=True))
 
 
-def fastest_linear() -> type[nn.Linear]:
-    """Returns the kind of linear layer that this processor computes fastest in float32."""
+def fastest_linear(*, packed: bool) -> type[nn.Linear]:
+    """Returns the kind of linear layer that this processor computes fastest in float32.
+
+    Args:
+        packed (`bool`): of weights that stay as they are, so that they can be laid out once.
+    """
     if is_onednn_faster():
         return OneDnnLinear
-    return TileLinear if can_use_tiles() else nn.Linear
+    return TileLinear if packed and can_use_tiles() else nn.Linear
 
 
 def use_fastest_linear(model: nn.Module, *, packed: bool = False) -> nn.Module:
@@ -31,21 +35,21 @@ def use_fastest_linear(model: nn.Module, *, packed: bool = False) -> nn.Module:
 
     Args:
         model (`nn.Module`): any network.
-        packed (`bool`, *optional*, defaults to `False`): also lay copies of the weights out for it, faster still, but
-            for inference alone: what is computed without a gradient takes them as they are now.
+        packed (`bool`, *optional*, defaults to `False`): lay copies of the weights out for it, faster still, but for
+            inference alone: what is computed without a gradient takes them as they are now.
 
     Returns:
         `nn.Module`: the same.
     """
     passts = [module for module in model.modules() if isinstance(module, PasstModel)]
-    kind = fastest_linear() if passts else nn.Linear
+    kind = fastest_linear(packed=packed) if passts else nn.Linear
     if kind is nn.Linear:
         return model
     for passt in passts:
         for module in passt.blocks.modules():
             if type(module) is nn.Linear:
                 module.__class__ = kind
-            if packed and isinstance(module, NativeLinear) and module.can_multiply(module.weight):
+            if packed and isinstance(module, NativeLinear):
                 module.pack()
         for module in passt.blocks.modules():
             if type(module) is PasstMlp and type(module.up) is type(module.down) is kind:

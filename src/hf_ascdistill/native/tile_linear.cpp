@@ -7,8 +7,7 @@
 #include "matrices.h"
 
 struct LinearSizes {
-  int rows, inputs, outputs;      // inputs and outputs: multiples of SIDE
-  int weight_row, weight_column;  // steps of the weight (outputs, inputs), of which one is 1
+  int rows, inputs, outputs;  // inputs and outputs: multiples of SIDE
   int has_gelu;
 };
 
@@ -27,7 +26,8 @@ constexpr int TILE_SIDE = 16, SIDE = 2 * TILE_SIDE;  // four tiles of sums are a
 constexpr int TILE = TILE_SIDE * SIDE;               // bfloat16 numbers
 constexpr int PARTS = 3, STEP = PARTS * 2 * TILE;    // what SIDE rows, or SIDE outputs, have at SIDE inputs
 constexpr int DEPTH = 24;                            // steps whose products are summed before sums go to memory
-constexpr int GROUP = 6;                             // blocks of rows whose parts stay in the second cache
+constexpr int GROUP = 4;                             // blocks of rows whose parts stay in the second cache
+constexpr int SHARES = 4;                            // of the work for each thread, at least: one may be slower
 constexpr int LINE = 32;                             // numbers
 
 typedef uint16_t Bfloat16;
@@ -46,29 +46,21 @@ static void split(Vector first, Vector second, __m512i (&parts)[PARTS]) {
 }
 
 // A tile of each part of the weight: pairs of inputs below each other, outputs side by side.
-static void pack_tile(const LinearSizes& s, const float* weight, Bfloat16* to) {
-  const __m512i count = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  const __m512i in_turn = _mm512_or_epi32(count, _mm512_slli_epi32(_mm512_add_epi32(count, _mm512_set1_epi32(16)), 16));
+static void pack_tile(const float* weight, int inputs, Bfloat16* to) {
   Vector pairs[PARTS][LANES];
-  for (int i = 0; i < LANES; i++) {
+  for (int output = 0; output < LANES; output++) {
     __m512i parts[PARTS];
-    if (s.weight_column == 1) {  // the pairs of one output
-      const float* row = weight + (ptrdiff_t)i * s.weight_row;
-      split(load(row), load(row + LANES), parts);
-    } else {  // one pair of each output
-      const float* column = weight + (ptrdiff_t)2 * i * s.weight_column;
-      split(load(column), load(column + s.weight_column), parts);
-      for (__m512i& part : parts) part = _mm512_permutexvar_epi16(in_turn, part);
-    }
-    for (int part = 0; part < PARTS; part++) pairs[part][i] = (Vector)parts[part];
+    const float* row = weight + (ptrdiff_t)output * inputs;
+    split(load(row), load(row + LANES), parts);
+    for (int part = 0; part < PARTS; part++) pairs[part][output] = (Vector)parts[part];
   }
   for (int part = 0; part < PARTS; part++) {
-    if (s.weight_column == 1) transpose(pairs[part]);
+    transpose(pairs[part]);
     for (int i = 0; i < LANES; i++) store((float*)(to + part * 2 * TILE + i * SIDE), pairs[part][i]);
   }
 }
 
-// The weight as [outputs / SIDE][inputs / SIDE][PARTS][2] tiles.
+// The weight (outputs, inputs) as [outputs / SIDE][inputs / SIDE][PARTS][2] tiles.
 extern "C" void pack_weight(const LinearSizes* sizes, int threads, const float* weight, Bfloat16* packed) {
   const LinearSizes s = *sizes;
   const int panels = s.outputs / SIDE, steps = s.inputs / SIDE;
@@ -76,9 +68,8 @@ extern "C" void pack_weight(const LinearSizes* sizes, int threads, const float* 
   for (int panel = 0; panel < panels; panel++)
     for (int step = 0; step < steps; step++)
       for (int tile = 0; tile < 2; tile++) {
-        const ptrdiff_t output = panel * SIDE + tile * TILE_SIDE, input = step * SIDE;
-        const float* from = weight + output * s.weight_row + input * s.weight_column;
-        pack_tile(s, from, packed + ((size_t)panel * steps + step) * STEP + tile * TILE);
+        const float* from = weight + (ptrdiff_t)(panel * SIDE + tile * TILE_SIDE) * s.inputs + step * SIDE;
+        pack_tile(from, s.inputs, packed + ((size_t)panel * steps + step) * STEP + tile * TILE);
       }
 }
 
@@ -115,31 +106,40 @@ static inline void fetch(const Bfloat16* rows, const Bfloat16* weight, int twelf
 }
 
 // Adds the products of a block of rows and a panel of the weight to sums (SIDE, SIDE). Tiles 0 to 3 are sums, 4 and 5
-// a part of the rows, 6 and 7 one of the weight.
+// one part of the rows, 6 and 7 one of the weight; as soon as a tile has been read it gets its next part.
 static void add_products(const Bfloat16* rows, const Bfloat16* weight, int steps, float* sums) {
-  constexpr int ROW = 4 * SIDE, HALF = TILE_SIDE * SIDE;
+  constexpr int ROW = 4 * SIDE, HALF = TILE_SIDE * SIDE, PART = 2 * TILE;
   _tile_loadd(0, sums, ROW);
   _tile_loadd(1, sums + TILE_SIDE, ROW);
   _tile_loadd(2, sums + HALF, ROW);
   _tile_loadd(3, sums + HALF + TILE_SIDE, ROW);
+  _tile_loadd(4, rows, 64);
+  _tile_loadd(5, rows + TILE, 64);
+  _tile_loadd(6, weight + 2 * PART, 64);
+  _tile_loadd(7, weight + 2 * PART + TILE, 64);
+#define MULTIPLY_THEN_LOAD_ROWS(FROM, COUNT) \
+  _tile_dpbf16ps(0, 4, 6); fetch(rows, weight, 2 * COUNT); \
+  _tile_dpbf16ps(1, 4, 7); _tile_loadd(4, FROM, 64); \
+  _tile_dpbf16ps(2, 5, 6); fetch(rows, weight, 2 * COUNT + 1); \
+  _tile_dpbf16ps(3, 5, 7); _tile_loadd(5, FROM + TILE, 64)
+#define MULTIPLY_THEN_LOAD_WEIGHT(FROM, COUNT) \
+  _tile_dpbf16ps(0, 4, 6); fetch(rows, weight, 2 * COUNT); \
+  _tile_dpbf16ps(2, 5, 6); _tile_loadd(6, FROM, 64); \
+  _tile_dpbf16ps(1, 4, 7); fetch(rows, weight, 2 * COUNT + 1); \
+  _tile_dpbf16ps(3, 5, 7); _tile_loadd(7, FROM + TILE, 64)
   for (int step = 0; step < steps; step++, rows += STEP, weight += STEP) {
-#define LOAD(FIRST, SECOND, FROM) _tile_loadd(FIRST, FROM, 64); _tile_loadd(SECOND, FROM + TILE, 64)
-#define LOAD_ROWS(PART) LOAD(4, 5, rows + PART * 2 * TILE)
-#define LOAD_WEIGHT(PART) LOAD(6, 7, weight + PART * 2 * TILE)
-#define MULTIPLY(COUNT) \
-  _tile_dpbf16ps(0, 4, 6); fetch(rows, weight, 2 * COUNT); _tile_dpbf16ps(1, 4, 7); \
-  _tile_dpbf16ps(2, 5, 6); fetch(rows, weight, 2 * COUNT + 1); _tile_dpbf16ps(3, 5, 7)
-    LOAD_ROWS(0); LOAD_WEIGHT(2); MULTIPLY(0);  // in the order that loads fewest
-    LOAD_WEIGHT(0); MULTIPLY(1);
-    LOAD_ROWS(2); MULTIPLY(2);
-    LOAD_ROWS(1); MULTIPLY(3);
-    LOAD_WEIGHT(1); MULTIPLY(4);
-    LOAD_ROWS(0); MULTIPLY(5);
-#undef LOAD
-#undef LOAD_ROWS
-#undef LOAD_WEIGHT
-#undef MULTIPLY
+    const ptrdiff_t next = step + 1 < steps ? STEP : 0;  // the last step loads what nothing multiplies
+    MULTIPLY_THEN_LOAD_WEIGHT(weight, 0);
+    MULTIPLY_THEN_LOAD_ROWS(rows + 2 * PART, 1);
+    MULTIPLY_THEN_LOAD_ROWS(rows + PART, 2);
+    MULTIPLY_THEN_LOAD_WEIGHT(weight + PART, 3);
+    MULTIPLY_THEN_LOAD_ROWS(rows, 4);
+    MULTIPLY_THEN_LOAD_ROWS(rows + next, 5);
+    _tile_loadd(6, weight + next + 2 * PART, 64);
+    _tile_loadd(7, weight + next + 2 * PART + TILE, 64);
   }
+#undef MULTIPLY_THEN_LOAD_ROWS
+#undef MULTIPLY_THEN_LOAD_WEIGHT
   _tile_stored(0, sums, ROW);
   _tile_stored(1, sums + TILE_SIDE, ROW);
   _tile_stored(2, sums + HALF, ROW);
@@ -205,19 +205,16 @@ extern "C" void tile_linear(const LinearSizes* sizes, int threads, const float* 
                             const float* bias, float* out) {
   const LinearSizes s = *sizes;
   const int blocks = (s.rows + SIDE - 1) / SIDE, panels = s.outputs / SIDE, groups = (blocks + GROUP - 1) / GROUP;
-  const int bands = std::min(threads, groups), columns = threads / bands;
-#pragma omp parallel num_threads(bands * columns)
+  const int columns = std::min(panels, (SHARES * threads + groups - 1) / groups);
+#pragma omp parallel num_threads(threads)
   {
     configure_tiles();
     Parts packed((size_t)GROUP * DEPTH * STEP);
-    for (int work = omp_get_thread_num(); work < bands * columns; work += omp_get_num_threads()) {
-      const Band band{work % bands, bands}, column{work / bands, columns};
-      const int first = band.begin(blocks), count = band.end(blocks) - first, parts = (count + GROUP - 1) / GROUP;
-      for (int part = 0; part < parts; part++) {
-        const Band group{part, parts};
-        const Range rows{first + group.begin(count), first + group.end(count)};
-        multiply_blocks(s, rows, {column.begin(panels), column.end(panels)}, x, weight, bias, out, packed);
-      }
+#pragma omp for schedule(dynamic)
+    for (int work = 0; work < groups * columns; work++) {
+      const Band group{work / columns, groups}, column{work % columns, columns};
+      const Range of_blocks{group.begin(blocks), group.end(blocks)};
+      multiply_blocks(s, of_blocks, {column.begin(panels), column.end(panels)}, x, weight, bias, out, packed);
     }
     _tile_release();
   }

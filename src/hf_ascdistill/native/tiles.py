@@ -12,12 +12,9 @@ SIDE, PARTS, TILES, TILE_ROWS = 32, 3, 2, 16  # as in tile_linear.cpp
 
 
 class LinearSizes(ctypes.Structure):
-    """Sizes of a linear layer, steps from row to row and from column to column of its weight."""
+    """Sizes of a linear layer."""
 
-    _fields_ = [
-        *((name, ctypes.c_int) for name in ("rows", "inputs", "outputs", "weight_row", "weight_column")),
-        ("has_gelu", ctypes.c_int),
-    ]
+    _fields_ = [(name, ctypes.c_int) for name in ("rows", "inputs", "outputs", "has_gelu")]
 
 
 @functools.cache
@@ -28,35 +25,36 @@ def can_use_tiles() -> bool:
 
 
 class TileLinear(NativeLinear):
-    """[`NativeLinear`] by tiles; numbers of inputs and outputs that are no multiple of 32 go the usual way."""
+    """[`NativeLinear`] by tiles, of packed weights without a gradient, and as before elsewhere.
 
-    @staticmethod
-    def multiply(
-        x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, *, has_gelu: bool = False
-    ) -> torch.Tensor:
+    Inputs and outputs are multiples of 32. A weight that changes with each step would have to be packed as often,
+    which takes what tiles save.
+    """
+
+    def multiply(self, input: torch.Tensor, *, has_gelu: bool) -> torch.Tensor:
         """See [`~NativeLinear.multiply`]."""
         assert can_use_tiles()  # a process that has not asked for them may not touch them
-        packed = TileLinear.pack_weight(weight) if weight.dim() == 2 else weight
-        rows, outputs = x.numel() // x.shape[-1], len(packed) * SIDE
-        sums = room(*x.shape[:-1], outputs)
-        sizes = LinearSizes(rows=rows, inputs=x.shape[-1], outputs=outputs, has_gelu=has_gelu)
-        call("tile_linear", sizes, x.contiguous(), packed, bias, sums)
+        sums = room(*input.shape[:-1], self.out_features)
+        rows = input.numel() // self.in_features
+        sizes = LinearSizes(rows, self.in_features, self.out_features, has_gelu)
+        call("tile_linear", sizes, input.contiguous(), self.packed, self.bias, sums)
         return sums
-
-    @staticmethod
-    def pack_weight(weight: torch.Tensor) -> torch.Tensor:
-        """See [`~NativeLinear.pack_weight`]: bfloat16, `(outputs / 32, inputs / 32, parts, 2, 16, 32)`."""
-        weight = weight if weight.t().is_contiguous() else weight.contiguous()
-        outputs, inputs = weight.shape
-        packed = room(outputs // SIDE, inputs // SIDE, PARTS, TILES, TILE_ROWS, SIDE, dtype=torch.bfloat16)
-        row, column = weight.stride()
-        sizes = LinearSizes(inputs=inputs, outputs=outputs, weight_row=row, weight_column=column)
-        call("pack_weight", sizes, weight if column == 1 else weight.t(), packed)
-        return packed
 
     def can_multiply(self, input: torch.Tensor) -> bool:
         """See [`~NativeLinear.can_multiply`]."""
-        return all(size % SIDE == 0 for size in self.weight.shape) and super().can_multiply(input)
+        return self.packed is not None and not torch.is_grad_enabled() and super().can_multiply(input)
+
+    def pack_weight(self) -> torch.Tensor:
+        """See [`~NativeLinear.pack_weight`]: bfloat16, `(outputs / 32, inputs / 32, parts, 2, 16, 32)`."""
+        steps = self.out_features // SIDE, self.in_features // SIDE
+        packed = room(*steps, PARTS, TILES, TILE_ROWS, SIDE, dtype=torch.bfloat16)
+        sizes = LinearSizes(inputs=self.in_features, outputs=self.out_features)
+        call("pack_weight", sizes, self.weight.detach().contiguous(), packed)
+        return packed
+
+    def can_pack(self) -> bool:
+        """See [`~NativeLinear.can_pack`]."""
+        return self.in_features % SIDE == self.out_features % SIDE == 0 and super().can_pack()
 
 
 __all__ = ["TileLinear", "can_use_tiles"]
