@@ -27,7 +27,7 @@ constexpr int TILE = TILE_SIDE * SIDE;               // bfloat16 numbers
 constexpr int PARTS = 3, STEP = PARTS * 2 * TILE;    // what SIDE rows, or SIDE outputs, have at SIDE inputs
 constexpr int DEPTH = 24;                            // steps whose products are summed before sums go to memory
 constexpr int GROUP = 4;                             // blocks of rows whose parts stay in the second cache
-constexpr int SHARES = 4;                            // of the work for each thread, at least: one may be slower
+constexpr int SHARES = 4;                            // of the work for each thread: one may be slower
 constexpr int LINE = 32;                             // numbers
 
 typedef uint16_t Bfloat16;
@@ -109,6 +109,7 @@ static inline void fetch(const Bfloat16* rows, const Bfloat16* weight, int twelf
 // one part of the rows, 6 and 7 one of the weight; as soon as a tile has been read it gets its next part.
 static void add_products(const Bfloat16* rows, const Bfloat16* weight, int steps, float* sums) {
   constexpr int ROW = 4 * SIDE, HALF = TILE_SIDE * SIDE, PART = 2 * TILE;
+  asm volatile("" ::: "memory");  // GCC's intrinsics do not say that loads of tiles read memory
   _tile_loadd(0, sums, ROW);
   _tile_loadd(1, sums + TILE_SIDE, ROW);
   _tile_loadd(2, sums + HALF, ROW);
