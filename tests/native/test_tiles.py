@@ -39,7 +39,7 @@ def largest_error(sums: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bia
 
 
 # below, at and above a block, a group of blocks and what is summed before sums go to memory
-@pytest.mark.parametrize("rows", [1, 31, 32, 33, 192, 195, 450])
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 128, 129, 192, 195, 450])
 @pytest.mark.parametrize(("inputs", "outputs"), [(32, 32), (96, 64), (768, 96), (800, 32), (1568, 64)])
 def test_sums_are_as_exact_as_those_of_float32(rows, inputs, outputs):
     need_tiles()
