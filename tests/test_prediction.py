@@ -21,6 +21,7 @@ from hf_ascdistill import (
     LogitsSet,
     PredictionSettings,
     build_frontend,
+    inference_copy,
     load_prepared,
     predict_logits,
     predict_logits_of_many,
@@ -214,6 +215,18 @@ def count_passes(teachers: dict[str, Teacher]) -> dict[str, int]:
     for name, (model, _) in teachers.items():
         model.register_forward_hook(hook(name))
     return passes
+
+
+def test_each_teacher_predicts_with_a_copy_for_inference(teachers, crops, tmp_path, monkeypatch):
+    copied = []
+
+    def copy(model, *args, **kwargs):
+        copied.append(model.config.model_type)
+        return inference_copy(model, *args, **kwargs)
+
+    monkeypatch.setattr("hf_ascdistill.prediction.inference_copy", copy)
+    many(teachers, crops, tmp_path)
+    assert sorted(copied) == sorted(model.config.model_type for model, _ in teachers.values())
 
 
 def test_many_teachers_give_bit_for_bit_what_each_gives_alone(teachers, crops, one_by_one, tmp_path):

@@ -28,7 +28,6 @@ from .data.logits import (
 )
 from .evaluation import front_end_settings, predict_batches_of_many
 from .files import write_json
-from .fusing import foldable_norms
 from .inference import inference_copy
 from .teachers import check_scenes, model_identity
 from .transforms.frontend import AcousticFrontend
@@ -254,9 +253,9 @@ def _predict_missing(
 
 
 def _ready(teacher: _Teacher, settings: PredictionSettings, device: torch.device) -> _Teacher:
-    """Returns the teacher that predicts: with a folded copy of its model where there is something to fold."""
+    """Returns the teacher that predicts: with a copy of its model for inference, if that is wanted."""
     name, model, frontend = teacher
-    if settings.fused and next(foldable_norms(model), None) is not None:
+    if settings.fused:
         model = inference_copy(model, device, native_kernels=settings.native_kernels)
     if not settings.native_kernels:
         frontend = frontend.with_native_kernels(False)

@@ -1,6 +1,7 @@
 """CP-Mobile as one kernel against the reference logits and against itself in float64, and what it leaves to torch."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -99,6 +100,42 @@ def test_what_the_kernel_does_not_do_goes_the_usual_way():
             native(inputs[0])
         native = native.to(torch.float64)
         assert native(inputs.double()).logits.dtype == torch.float64
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 0), (1, 0, 20)])
+def test_inputs_without_places_are_refused_as_torch_refuses_them(shape):
+    native = NativeClassifier(folded_model())
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="[Ii]nput"):
+        native(torch.zeros(shape))
+
+
+def test_outputs_that_the_configuration_asks_for_are_there():
+    native, inputs = NativeClassifier(folded_model()), noise(2, 32, 20)
+    native.config.output_hidden_states = True
+    with torch.inference_mode():
+        assert len(native(inputs).hidden_states) == 6
+    native.config.output_hidden_states, native.config.return_dict = False, False
+    with torch.inference_mode():
+        assert isinstance(native(inputs), tuple)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_it_can_be_copied_with_its_weights_as_they_are(again):
+    native, inputs = NativeClassifier(folded_model()), noise(2, 32, 20)
+    with torch.no_grad():
+        native.model.classifier.conv.bias += 1
+    copied = again(native)
+    assert copied._network is not None
+    torch.testing.assert_close(logits_of(copied, inputs), logits_of(native, inputs) + 1)
+    torch.testing.assert_close(logits_of(again(native.double()), inputs.double()), logits_of(copied, inputs).double())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is of the past
+def test_a_traced_model_computes_what_the_model_does():
+    native, inputs = NativeClassifier(folded_model()).requires_grad_(False), noise(2, 32, 20)
+    with torch.no_grad():
+        traced = torch.jit.trace(lambda inputs: native(inputs).logits, inputs)
+        torch.testing.assert_close(traced(2 * inputs), native(2 * inputs).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_other_models_are_refused():

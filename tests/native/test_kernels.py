@@ -63,7 +63,7 @@ def test_what_does_not_compile_leaves_nothing(empty_cache, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_named(empty_cache, monkeypatch):
     folder, load = empty_cache
     folder.write_text("")
-    with pytest.raises(ImportError, match="hf_ascdistill.*could not be written"):
+    with pytest.raises(ImportError, match="could not be compiled, written or loaded: .*hf_ascdistill"):
         load()
 
 
@@ -74,8 +74,39 @@ def test_a_damaged_file_is_named(empty_cache, monkeypatch):
         library.write_bytes(os.urandom(64))
 
     monkeypatch.setattr(kernels, "_compile", damage)
-    with pytest.raises(ImportError, match="could not be written or loaded"):
+    with pytest.raises(ImportError, match="could not be compiled, written or loaded"):
         empty_cache[1]()
+
+
+def test_a_compiler_that_does_not_run_is_an_import_error(empty_cache, monkeypatch, tmp_path):
+    compiler = tmp_path / "g++"
+    compiler.write_bytes(b"no program")
+    compiler.chmod(0o755)
+    monkeypatch.setattr(kernels.shutil, "which", lambda name: str(compiler))
+    with pytest.raises(ImportError, match="could not be compiled.*g\\+\\+"):
+        empty_cache[1]()
+
+
+@needs_gcc
+def test_a_user_without_a_home_folder_is_told_so(empty_cache, monkeypatch):
+    def refuse():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(kernels.Path, "home", refuse)
+    with pytest.raises(ImportError, match="could not be compiled.*home directory"):
+        empty_cache[1]()
+
+
+@needs_gcc
+def test_a_library_that_another_process_has_written_meanwhile_stays(empty_cache, monkeypatch):
+    folder, load = empty_cache
+    load()
+    [library] = folder.iterdir()
+    whole = library.read_bytes()
+    monkeypatch.setattr(kernels, "_run", lambda command: None)  # would leave nothing to put in its place
+    kernels._compile(["g++"], library)
+    assert library.read_bytes() == whole
 
 
 def test_a_machine_without_gcc_is_told_once_and_goes_on(empty_cache, monkeypatch):

@@ -101,7 +101,7 @@ def test_frozen_layers_pass_gradients_on():
     assert all(parameter.grad is None for parameter in model.passt.blocks.parameters())
 
 
-def test_a_trained_layer_shows_in_evaluation_and_a_packed_one_keeps_its_weight():
+def test_weights_that_change_show_in_evaluation_also_those_that_are_packed():
     model = small_model()
     native, packed, inputs = use_fastest_linear(copy.deepcopy(model)), inference_copy(model), small_inputs()
     with torch.no_grad():
@@ -111,7 +111,44 @@ def test_a_trained_layer_shows_in_evaluation_and_a_packed_one_keeps_its_weight()
         after = model(inputs).logits
         assert not torch.allclose(before, after, atol=1e-2)
         torch.testing.assert_close(native(inputs).logits, after, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(packed(inputs).logits, after, rtol=1e-5, atol=1e-5)
+        packed.load_state_dict(small_model().state_dict())
         torch.testing.assert_close(packed(inputs).logits, before, rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_inside_of_another_is_called_as_torch_calls_it():
+    class Adapter(nn.Module):
+        def __init__(self, layer: nn.Linear):
+            super().__init__()
+            self.layer, self.change = layer, nn.Linear(layer.in_features, layer.out_features)
+
+        def forward(self, inputs: torch.Tensor, **kwargs) -> torch.Tensor:
+            return self.layer(inputs, **kwargs) + self.change(inputs)
+
+    torch.manual_seed(0)
+    usual, inputs = small_model(), small_inputs()
+    usual.passt.blocks[0].mlp.up = Adapter(usual.passt.blocks[0].mlp.up)
+    native = use_fastest_linear(small_model(), packed=True)
+    mlp = native.passt.blocks[0].mlp
+    change, mlp.up = usual.passt.blocks[0].mlp.up.change, Adapter(mlp.up)
+    mlp.up.change.load_state_dict(change.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(native(inputs).logits, usual(inputs).logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit is of the past
+def test_a_traced_layer_computes_what_the_layer_does():
+    layer = use_fastest_linear(small_model(), packed=True).passt.blocks[0].mlp.up
+    inputs = torch.randn(3, layer.in_features)
+    with torch.no_grad():
+        traced = torch.jit.trace(layer, inputs)
+        torch.testing.assert_close(traced(2 * inputs), layer(2 * inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_inputs_of_another_width_are_refused_as_torch_refuses_them():
+    layer = use_fastest_linear(small_model(), packed=True).passt.blocks[0].mlp.up
+    with torch.no_grad(), pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        layer(torch.zeros(2, 2 * layer.in_features))
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])

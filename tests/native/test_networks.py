@@ -119,6 +119,33 @@ def test_layers_of_another_type_are_not_for_the_kernels(name):
     assert not is_native(block, maps, layers)
 
 
+@pytest.mark.parametrize("shape", [(2, 32, 0), (2, 0, 20)])
+def test_inputs_without_places_are_refused_as_torch_refuses_them(shape):
+    with pytest.raises((RuntimeError, ValueError)):
+        small_model()(torch.zeros(shape))
+    assert not is_native(small_model().cp_mobile.stem, torch.zeros(shape), ())
+
+
+def test_a_model_on_another_device_is_not_for_the_kernels():
+    block, maps = small_model().cp_mobile.blocks[0].to("meta"), torch.randn(2, 8, 8, 8)
+    assert not is_native(block, maps, (block.expand, block.depthwise, block.project))
+
+
+def test_strides_that_the_kernels_lack_are_trained_as_before():
+    block, maps = small_model().cp_mobile.blocks[0], torch.randn(2, 8, 9, 9)
+    block.depthwise.conv.stride = (3, 1)
+    block.has_shortcut = False
+    assert not is_native_step(block, maps)
+
+
+def test_what_comes_out_may_be_changed_in_place():
+    model, inputs = small_model(), torch.randn(2, 32, 20)
+    first = model.cp_mobile.stem(inputs)
+    first.mul_(2)
+    model.cp_mobile.blocks[0](first).relu_().sum().backward()
+    assert first.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("name", ["weight", "bias"])
 def test_a_response_of_another_type_is_not_for_the_kernels(name):
     block, maps = small_model().cp_mobile.blocks[0], torch.randn(2, 8, 8, 8)

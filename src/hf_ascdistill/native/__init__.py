@@ -1,6 +1,6 @@
 """Work of the CPU in kernels of its own, C++ that GCC compiles at the first use: log-mels, DIR and CP-Mobile.
 
-PaSST, which is matrix products, has none: `linear.py` takes another library for them where it is faster.
+The matrix products of PaSST go to what is fastest: tiles (`tiles.py`, a kernel too), oneDNN (`onednn.py`) or torch.
 """
 
 from .kernels import can_use_kernels

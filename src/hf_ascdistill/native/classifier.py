@@ -14,7 +14,17 @@ from ..models.modeling_cp_mobile import (
     CpMobileConvNorm,
     CpMobileForAudioClassification,
 )
-from .kernels import MOST_EXPANDED_CHANNELS, call, has_hooks, load_kernels, padded, padded_size
+from .kernels import (
+    MOST_EXPANDED_CHANNELS,
+    call,
+    can_use_kernels,
+    has_hooks,
+    is_float32_on_cpu,
+    load_kernels,
+    padded,
+    padded_size,
+    room,
+)
 
 
 class _FoldedBlock(ctypes.Structure):
@@ -68,19 +78,36 @@ class NativeClassifier(nn.Module):
             input_values (`torch.Tensor`): normalised log-mel spectrograms, `(B, M, F)`, of any length.
             kwargs: whatever else the model takes; with them it goes its usual way.
         """
-        is_usual = input_values.device.type == "cpu" and input_values.dtype == torch.float32 and input_values.ndim == 3
-        is_inference = not (torch.is_grad_enabled() or self.training or torch.is_autocast_enabled("cpu"))
-        if kwargs or not is_usual or not is_inference:
+        if kwargs or not self._can_classify(input_values):
             return self.model(input_values, **kwargs)
         return SequenceClassifierOutput(logits=self.logits(input_values))
+
+    def _can_classify(self, input_values: torch.Tensor) -> bool:
+        """Returns whether the kernel can do the model's work, as things are."""
+        if torch.is_grad_enabled() or self.training or torch.is_autocast_enabled("cpu"):
+            return False
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False
+        wants_logits = self.config.return_dict and not (
+            self.config.output_hidden_states or self.config.output_attentions
+        )
+        is_usual = is_float32_on_cpu(input_values) and input_values.ndim == 3 and min(input_values.shape[1:]) > 0
+        return wants_logits and is_usual and self._network is not None and can_use_kernels()
 
     def logits(self, input_values: torch.Tensor) -> torch.Tensor:
         """Computes logits `(B, classes)` of log-mels on the CPU, float32 `(B, M, F)`."""
         network = _FoldedNetwork.from_buffer_copy(self._network)
         network.clips, network.height, network.width = input_values.shape
-        logits = input_values.new_empty(len(input_values), network.labels)
+        logits = room(len(input_values), network.labels)
         call("classify", network, input_values.contiguous(), logits)
         return logits
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_network", "_tensors")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._network, self._tensors = _pack(self.model) if can_classify(self.model) else (None, [])
 
 
 def can_classify(model: nn.Module) -> bool:
@@ -89,7 +116,7 @@ def can_classify(model: nn.Module) -> bool:
     Args:
         model (`nn.Module`): any.
     """
-    if type(model) is not CpMobileForAudioClassification or not all(map(_is_plain, model.parameters())):
+    if type(model) is not CpMobileForAudioClassification or not all(map(is_float32_on_cpu, model.parameters())):
         return False
     layers = [
         module for module in model.modules() if isinstance(module, CpMobileConvNorm | CpMobileClassificationHead)
@@ -102,10 +129,6 @@ def can_classify(model: nn.Module) -> bool:
 def _is_folded(layer: CpMobileConvNorm | CpMobileClassificationHead) -> bool:
     conv = layer.conv
     return type(conv) is nn.Conv2d and conv.bias is not None and type(layer.norm) is nn.Identity
-
-
-def _is_plain(parameter: torch.Tensor) -> bool:
-    return parameter.device.type == "cpu" and parameter.dtype == torch.float32
 
 
 @torch.no_grad()

@@ -67,13 +67,14 @@ class InvertedResidual(torch.autograd.Function):
         call("project", sizes, filtered, *second.folded[:2], weight, projected, moments)
         third = BatchStatistics.of(block.project.norm, projected, moments)
         response = torch.cat([block.response_norm.weight, block.response_norm.bias])
-        output, channel_norms = torch.empty_like(projected), room(sizes.clips, sizes.outputs)
-        call("finish", sizes, projected, shortcut, *third.folded[:2], response, output, channel_norms)
+        output = torch.empty_like(projected.permute(0, 3, 1, 2))  # no view, so that others may change it in place
+        maps, channel_norms = output.permute(0, 2, 3, 1), room(sizes.clips, sizes.outputs)
+        call("finish", sizes, projected, shortcut, *third.folded[:2], response, maps, channel_norms)
         ctx.save_for_backward(x, shortcut, expanded, filtered, projected, channel_norms)
         ctx.state = State(
             sizes, expansion, taps, second, project, third, response, block.has_shortcut, layouts(parameters)
         )
-        return output.permute(0, 3, 1, 2)
+        return output
 
     @staticmethod
     @once_differentiable

@@ -115,16 +115,16 @@ def load_kernels() -> ctypes.CDLL:
     if platform.machine() in X86 and capability not in PROCESSOR_FLAGS:
         raise ImportError("this processor has no AVX2, which they need")
     flags = [*FLAGS, *PROCESSOR_FLAGS.get(capability, ())]
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    contents = [(FOLDER / name).read_text() for name in (*HEADERS, *SOURCES)]
-    key = hashlib.sha256("\0".join([*contents, *flags, version, platform.machine()]).encode()).hexdigest()
-    library = cache_folder() / f"kernels-{key[:16]}.so"
     try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+        contents = [(FOLDER / name).read_text() for name in (*HEADERS, *SOURCES)]
+        key = hashlib.sha256("\0".join([*contents, *flags, version, platform.machine()]).encode()).hexdigest()
+        library = cache_folder() / f"kernels-{key[:16]}.so"
         if not library.is_file():
             _compile([compiler, *flags], library)
         kernels = ctypes.CDLL(str(library))
-    except OSError as error:
-        raise ImportError(f"{library} could not be written or loaded: {error}") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home folder, or no thread can be started
+        raise ImportError(f"they could not be compiled, written or loaded: {error}") from error
     for name, count in TENSORS.items():
         kernel = getattr(kernels, name)
         kernel.argtypes = [ctypes.c_void_p, ctypes.c_int] + [ctypes.c_void_p] * count
@@ -151,7 +151,8 @@ def _compile(command: list[str], library: Path) -> None:
         with ThreadPoolExecutor() as pool:
             list(pool.map(_run, ([*command, "-c", str(FOLDER / name), "-o", path] for name, path in each)))
         _run([*command, "-shared", *objects, "-o", str(compiled)])
-        os.replace(compiled, library)
+        if not library.is_file():  # one that is there may be in use
+            os.replace(compiled, library)
 
 
 def _run(command: list[str]) -> None:
@@ -168,7 +169,8 @@ def call(kernel: str, sizes: ctypes.Structure, *tensors: torch.Tensor | None) ->
         sizes (`ctypes.Structure`): what it works on.
         tensors (`torch.Tensor | None`): on the CPU, contiguous, of the types in the kernel's signature.
     """
-    assert all(tensor is None or tensor.is_contiguous() for tensor in tensors), kernel
+    given = [tensor for tensor in tensors if tensor is not None]
+    assert all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in given), kernel
     addresses = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
     getattr(load_kernels(), kernel)(ctypes.addressof(sizes), torch.get_num_threads(), *addresses)
 
@@ -181,6 +183,11 @@ def has_hooks(network: nn.Module) -> bool:
     """
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, kind) for module in network.modules() for kind in kinds)
+
+
+def is_float32_on_cpu(tensor: torch.Tensor) -> bool:
+    """Returns whether a tensor is one that the kernels take."""
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
 def padded_size(channels: int) -> int:
@@ -218,7 +225,8 @@ def as_gradients(
         of (`list`): [`layouts`] of the parameters.
     """
     pairs = zip(values, of, strict=True)
-    return tuple(torch.empty_strided(*layout).copy_(value.reshape(layout[0])) for value, layout in pairs)
+    kind = {"dtype": torch.float32, "device": "cpu"}  # whatever torch's defaults
+    return tuple(torch.empty_strided(*layout, **kind).copy_(value.reshape(layout[0])) for value, layout in pairs)
 
 
 def room(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -242,6 +250,7 @@ __all__ = [
     "can_use_kernels",
     "channels_last",
     "has_hooks",
+    "is_float32_on_cpu",
     "layouts",
     "load_kernels",
     "padded",

@@ -5,9 +5,11 @@ from torch import nn
 
 from ..models.modeling_cp_mobile import CpMobileBlock, CpMobileConvNorm, CpMobileStem
 from .inverted_residual import InvertedResidual, block_parameters
-from .kernels import MOST_EXPANDED_CHANNELS, has_hooks, load_kernels
+from .kernels import MOST_EXPANDED_CHANNELS, has_hooks, is_float32_on_cpu, load_kernels
 from .passt import use_fastest_linear
 from .stem import Stem, stem_parameters
+
+STRIDES = (1, 2)  # of the depthwise convolutions that the kernels have
 
 
 class NativeBlock(CpMobileBlock):
@@ -15,8 +17,8 @@ class NativeBlock(CpMobileBlock):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         can_be_native = is_native(self, hidden_states, (self.expand, self.depthwise, self.project))
-        response = self.response_norm.weight, self.response_norm.bias
-        can_be_native = can_be_native and all(tensor.dtype == torch.float32 for tensor in response)
+        can_be_native = can_be_native and all(map(is_float32_on_cpu, self.response_norm.parameters()))
+        can_be_native = can_be_native and all(stride in STRIDES for stride in self.depthwise.conv.stride)
         if not can_be_native or self.expand.conv.out_channels > MOST_EXPANDED_CHANNELS:
             return super().forward(hidden_states)
         return InvertedResidual.apply(self, hidden_states, *block_parameters(self))
@@ -39,9 +41,9 @@ def is_native(module: nn.Module, inputs: torch.Tensor, layers: tuple[CpMobileCon
         inputs (`torch.Tensor`): what it is called with.
         layers (`tuple[CpMobileConvNorm, ...]`): its convolutions with their normalisations.
     """
-    if not module.training or inputs.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    if not module.training or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return False
-    if torch.compiler.is_compiling() or inputs.dtype != torch.float32 or len(inputs) < 2:
+    if not is_float32_on_cpu(inputs) or len(inputs) < 2 or not inputs.numel():
         return False
     return all(map(_is_plain, layers)) and not has_hooks(module)
 
@@ -54,7 +56,7 @@ def _is_plain(layer: CpMobileConvNorm) -> bool:
     if not (is_usual and norm.affine and norm.track_running_stats):
         return False
     tensors = conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var
-    return all(tensor.dtype == torch.float32 for tensor in tensors)
+    return all(map(is_float32_on_cpu, tensors))
 
 
 def use_native_kernels(model: nn.Module) -> nn.Module:
@@ -73,7 +75,8 @@ def use_native_kernels(model: nn.Module) -> nn.Module:
         `nn.Module`: the same.
 
     Raises:
-        ImportError: there is no GCC, it could not compile the kernels, or the cache cannot be written.
+        ImportError: there is a CP-Mobile, but no GCC, it could not compile the kernels, or the cache cannot be
+            written.
     """
     natives = {CpMobileBlock: NativeBlock, CpMobileStem: NativeStem}
     modules = [module for module in model.modules() if type(module) in natives]

@@ -66,7 +66,7 @@ class OneDnnLinear(NativeLinear):
         if torch.is_grad_enabled():
             output = _Product.apply(input, self.weight, self.bias)
             return nn.functional.gelu(output) if has_gelu else output
-        weight = self.weight if self.packed is None else self.packed
+        weight = self.packed if self.is_packed() else self.weight
         return onednn_linear(input, weight, self.bias, has_gelu=has_gelu)
 
     def pack_weight(self) -> torch.Tensor:

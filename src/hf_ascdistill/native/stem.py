@@ -57,11 +57,11 @@ class Stem(torch.autograd.Function):
         moments = room(len(x), 2, sizes.outputs, dtype=torch.float64)
         call("convolve_twice", sizes, x, expansion.folded, padded(taps, padded_size(sizes.outputs)), maps, moments)
         second = BatchStatistics.of(stem.second.norm, maps, moments)
-        output = torch.empty_like(maps)
-        call("finish_stem", sizes, maps, *second.folded[:2], output)
+        output = torch.empty_like(maps.permute(0, 3, 1, 2))  # no view, so that others may change it in place
+        call("finish_stem", sizes, maps, *second.folded[:2], output.permute(0, 2, 3, 1))
         ctx.save_for_backward(x, maps)
         ctx.state = State(sizes, expansion, taps.clone(), second, layouts(parameters))
-        return output.permute(0, 3, 1, 2)
+        return output
 
     @staticmethod
     @once_differentiable

@@ -16,7 +16,6 @@ struct LinearSizes {
 
 #include <cpuid.h>
 #include <immintrin.h>
-#include <omp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 

@@ -8,7 +8,7 @@ import torch
 from .kernels import call, can_use_kernels, load_kernels, room
 from .linear import NativeLinear
 
-SIDE, PARTS, TILES, TILE_ROWS = 32, 3, 2, 16  # as in tile_linear.cpp
+SIDE, PARTS, TILES, TILE_ROWS = 32, 3, 2, 16  # of a packed weight, see tile_linear.cpp
 
 
 class LinearSizes(ctypes.Structure):
@@ -33,7 +33,6 @@ class TileLinear(NativeLinear):
 
     def multiply(self, input: torch.Tensor, *, has_gelu: bool) -> torch.Tensor:
         """See [`~NativeLinear.multiply`]."""
-        assert can_use_tiles()  # a process that has not asked for them may not touch them
         sums = room(*input.shape[:-1], self.out_features)
         rows = input.numel() // self.in_features
         sizes = LinearSizes(rows, self.in_features, self.out_features, has_gelu)
@@ -42,7 +41,9 @@ class TileLinear(NativeLinear):
 
     def can_multiply(self, input: torch.Tensor) -> bool:
         """See [`~NativeLinear.can_multiply`]."""
-        return self.packed is not None and not torch.is_grad_enabled() and super().can_multiply(input)
+        # a process that has not asked for tiles may not touch them
+        is_ready = self.is_packed() and not torch.is_grad_enabled() and can_use_tiles()
+        return is_ready and super().can_multiply(input)
 
     def pack_weight(self) -> torch.Tensor:
         """See [`~NativeLinear.pack_weight`]: bfloat16, `(outputs / 32, inputs / 32, parts, 2, 16, 32)`."""
