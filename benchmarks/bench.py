@@ -12,7 +12,8 @@ threads spin, unless OMP_WAIT_POLICY=PASSIVE is set.
 import argparse
 import shlex
 import tempfile
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from evaluation_cases import evaluation_cases, has_compiler, missing_export_pack
 from frontend_cases import frontend_cases
 from peer_cases import missing_peers, peer_cases
 from report import merge_sections, write_report
-from timing import Case, Stopwatch
+from timing import Case, Result, Stopwatch
 from training_cases import training_cases
 from workload import CLASSES, Workload, missing_packages, open_clips, open_responses, random_batch, read_batch
 
@@ -84,17 +85,41 @@ def left_out(work: Workload) -> list[str]:
     return reasons
 
 
-def all_cases(work: Workload) -> Iterator[Case]:
-    """Yields every case that this machine can run."""
+def all_cases(work: Workload) -> Iterator[Iterator[Case]]:
+    """Yields every case that this machine can run, section by section."""
     if work.clips is not None:
         from data_cases import data_cases
 
-        yield from data_cases(work)
-    yield from frontend_cases(work)
+        yield data_cases(work)
+    yield frontend_cases(work)
     if work.device.type == "cpu":
-        yield from peer_cases(work)
-    yield from training_cases(work)
-    yield from evaluation_cases(work)
+        yield peer_cases(work)
+    yield training_cases(work)
+    yield evaluation_cases(work)
+
+
+def measure_all(sections: Iterable[Iterator[Case]], watch: Stopwatch) -> tuple[list[Result], list[str]]:
+    """Measures case by case; where one fails, the rest of its section is left out, and the others are measured.
+
+    Args:
+        sections (`Iterable[Iterator[Case]]`): what [`all_cases`] yields.
+        watch ([`Stopwatch`]): measures.
+
+    Returns:
+        `tuple[list[Result], list[str]]`: what was measured, and what failed, with the reasons.
+    """
+    results, failures = [], []
+    for cases in sections:
+        last = "nothing"
+        try:
+            for case in cases:
+                results.append(watch.measure(case))
+                last = f"{case.section}: {case.name}"
+                print(results[-1].line(), flush=True)
+        except Exception as error:  # noqa: BLE001
+            traceback.print_exc()
+            failures.append(f"a section from behind {last}: {type(error).__name__}: {' '.join(str(error).split())}")
+    return results, failures
 
 
 def command_line(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> str:
@@ -114,17 +139,16 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     watch = Stopwatch(arguments.device, arguments.seconds)
-    results = []
     with tempfile.TemporaryDirectory() as folder:
         work = build_workload(arguments, Path(folder))
         for reason in left_out(work):
             print(f"left out: {reason}", flush=True)
-        for case in all_cases(work):
-            results.append(watch.measure(case))
-            print(results[-1].line(), flush=True)
+        results, failures = measure_all(all_cases(work), watch)
     if arguments.output is not None:
-        command = command_line(parser, arguments)
-        merge_sections(arguments.output, write_report(results, work, command=command, left_out=left_out(work)))
+        command, missing = command_line(parser, arguments), [*left_out(work), *failures]
+        merge_sections(arguments.output, write_report(results, work, command=command, left_out=missing))
+    if failures:
+        raise SystemExit("not all was measured:\n" + "\n".join(failures))
 
 
 if __name__ == "__main__":

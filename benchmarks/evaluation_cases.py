@@ -133,15 +133,15 @@ def _latency_cases(
         forward = _plain_forward(work, network, candidate.extractor)
 
         def plain(forward: Forward = forward) -> torch.Tensor:
-            return forward(clip).softmax(dim=1)
+            return forward(clip).softmax(dim=1).cpu()  # the clip is done when its probabilities can be read
 
         name = candidate.name(f"latency of one clip, {through}", twin)
         with exact_convolutions():
-            check_close(name, ours(clip), plain(), tolerance=tolerance)
+            check_close(name, ours(clip).cpu(), plain(), tolerance=tolerance)
         # one clip at a time is what compile_classifier is for: of torch's ways, the goal is that one's
         goal = None if through == COPIED and has_compiler() else _goal(LATENCY_GOALS, twin)
         peer = (PEER_LATENCY[candidate.architecture],)
-        yield Case(SECTION, name, 1, lambda: ours(clip), plain, peer, goal)
+        yield Case(SECTION, name, 1, lambda: ours(clip).cpu(), plain, peer, goal)
 
 
 def _our_latency(work: Workload, candidate: Candidate, *, through: str) -> Forward:

@@ -17,24 +17,45 @@ from report import GPU, merge_sections
 
 FOLDER = Path(__file__).parent
 BATCH_SIZE = 256
+SECONDS, STEPS = 2, 50  # of each case, of each row: all of it is to end within ten minutes
 
 
-def file_output(heading: str, *command: str | Path, output: Path) -> None:
-    """Runs one of the programs beside this one, shows what it prints, and files that under a heading.
+def run(program: str, *arguments: str | Path) -> tuple[str, bool]:
+    """Runs a program beside this one; what it prints is seen as it comes.
+
+    Args:
+        program (`str`): name of the file.
+        arguments (`str | Path`): of its command line.
+
+    Returns:
+        `tuple[str, bool]`: what it printed, and whether it ended well.
+    """
+    command, lines = [sys.executable, "-u", str(FOLDER / program), *map(str, arguments)], []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    return "".join(lines).strip(), process.returncode == 0
+
+
+def file_output(heading: str, program: str, *arguments: str | Path, output: Path) -> bool:
+    """Runs a program and files what it prints under a heading, also what it printed before it failed.
 
     Args:
         heading (`str`): of the section.
-        command (`str | Path`): name of the program and its arguments.
+        program (`str`): name of the file.
+        arguments (`str | Path`): of its command line.
         output (`Path`): Markdown file.
 
-    Raises:
-        subprocess.CalledProcessError: the program failed; the results keep their last section of it.
+    Returns:
+        `bool`: whether it ended well; if it failed and printed nothing, the results keep their last section of it.
     """
-    program, *rest = map(str, command)
-    done = subprocess.run([sys.executable, FOLDER / program, *rest], stdout=subprocess.PIPE, text=True, check=True)
-    print(done.stdout, flush=True)
-    shown = shlex.join(["python", f"benchmarks/{program}", *(Path(word).name for word in rest)])
-    merge_sections(output, f"## {GPU}{heading}\n\n{done.stdout.strip()}\n\nCommand: `{shown}`\n")
+    text, is_whole = run(program, *arguments)
+    words = ["python", f"benchmarks/{program}", *(Path(word).name for word in map(str, arguments))]
+    note = "" if is_whole else "\n\nThe program failed: this is what it printed before.\n"
+    if text:
+        merge_sections(output, f"## {GPU}{heading}\n\n{text}{note}\n\nCommand: `{shlex.join(words)}`\n")
+    return is_whole
 
 
 def main() -> None:
@@ -46,17 +67,22 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("no GPU is here that torch can use: nothing was measured, and the results stay as they are.")
 
-    cases = ["--device", "cuda", "--batch_size", str(BATCH_SIZE), "--output", arguments.output]
-    subprocess.run([sys.executable, FOLDER / "bench.py", *cases], check=True)
+    files = {"output": arguments.output}
+    cases = ["--device", "cuda", "--batch_size", BATCH_SIZE, "--seconds", SECONDS, "--output", arguments.output]
+    _, is_whole = run("bench.py", *cases)
     peer = [] if arguments.hear21passt is None else ["--hear21passt", arguments.hear21passt]
-    file_output("PaSST-S", "passt_step.py", "--device", "cuda", *peer, output=arguments.output)
-    resident = "resident_training.py", "--device", "cuda"
-    file_output("resident training", *resident, output=arguments.output)
-    file_output("resident training, bf16", *resident, "--bf16", output=arguments.output)
-    few = [*resident, "--batch_sizes", str(BATCH_SIZE)]
-    file_output("resident training, contiguous", *few, "--contiguous", output=arguments.output)
-    compiled = [*few, "--torch_compile", "reduce-overhead"]  # CUDA graphs
-    file_output("resident training, compiled", *compiled, output=arguments.output)
+    wholes = [is_whole, file_output("PaSST-S", "passt_step.py", "--device", "cuda", *peer, **files)]
+    resident = "resident_training.py", "--device", "cuda", "--steps", STEPS
+    few = [*resident, "--batch_sizes", BATCH_SIZE]
+    sections = {
+        "resident training": resident,
+        "resident training, compiled": [*few, "--torch_compile", "reduce-overhead"],  # CUDA graphs
+        "resident training, bf16": [*resident, "--bf16"],
+        "resident training, contiguous": [*few, "--contiguous"],
+    }
+    wholes += [file_output(heading, *command, **files) for heading, command in sections.items()]
+    if not all(wholes):
+        raise SystemExit("not all was measured; what was is in the results.")
 
 
 if __name__ == "__main__":

@@ -78,13 +78,13 @@ def normalise(log_mel: torch.Tensor) -> torch.Tensor:
 
 
 def convolve_clip(clip: torch.Tensor, response: torch.Tensor) -> torch.Tensor:
-    """Returns the first T samples of clip * response: scipy on a CPU, one FFT of that length elsewhere."""
+    """Returns the first T samples of clip * response: scipy on a CPU, FFTs of the next power of 2 elsewhere."""
     samples = len(clip)
     if clip.device.type == "cpu":
         from scipy.signal import fftconvolve
 
         return torch.from_numpy(fftconvolve(clip.numpy(), response.numpy(), mode="full")[:samples])
-    size = samples + len(response) - 1
+    size = 2 ** (samples + len(response) - 2).bit_length()
     product = torch.fft.rfft(clip, n=size) * torch.fft.rfft(response, n=size)
     return torch.fft.irfft(product, n=size)[:samples]
 

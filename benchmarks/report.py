@@ -29,8 +29,8 @@ How fast the package works, against plain torch doing the same work in the same 
 where that is usual, a mel bank per batch in training and one for all in evaluation, CP-Mobile from its formulas,
 contiguous memory, Adam as torch gives it by default). CP-ResNet's network is the package's on both sides. In the
 section "Other packages" the other way is not plain torch but the package that is named. Before a case is timed, both
-ways must give the same numbers, or, where packages define a log-mel differently, log-mels that correlate; else the
-run stops.
+ways must give the same numbers, or, where packages define a log-mel differently, log-mels that correlate; else its
+section ends there, and the run fails.
 
 Times are medians over repetitions in turn, ours, plain, ours, plain, so that the drift of a shared machine cancels;
 between them lie 10 ms, in which the threads of the one, which spin for a while, leave the cores to the other.

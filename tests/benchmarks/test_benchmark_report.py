@@ -68,6 +68,39 @@ def test_what_a_gpu_measured_stands_below_and_says_so_no_longer(tmp_path):
     assert merged(tmp_path, text, CPU_REPORT) == text
 
 
+def test_a_case_that_fails_costs_the_rest_of_its_section_alone():
+    from bench import measure_all
+    from timing import Case, Stopwatch
+
+    def first():
+        yield Case("A", "one", 1, ours=lambda: None)
+        raise RuntimeError("two is\nwrong")
+
+    def second():
+        yield Case("B", "three", 1, ours=lambda: None)
+
+    results, failures = measure_all([first(), second()], Stopwatch(torch.device("cpu"), 0))
+    assert [result.case.name for result in results] == ["one", "three"]
+    assert failures == ["a section from behind A: one: RuntimeError: two is wrong"]
+
+
+def test_what_a_program_printed_before_it_failed_is_filed(tmp_path, monkeypatch):
+    import gpu
+
+    monkeypatch.setattr(gpu, "FOLDER", tmp_path)
+    (tmp_path / "half.py").write_text("print('| a row |')\nraise SystemExit(3)\n")
+    (tmp_path / "none.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "whole.py").write_text("import sys\nprint(sys.argv[1:])\n")
+    output = tmp_path / "RESULTS.md"
+    output.write_text("## GPU: none\n\nbefore\n")
+    assert not gpu.file_output("half", "half.py", output=output)
+    assert not gpu.file_output("none", "none.py", output=output)
+    assert gpu.file_output("whole", "whole.py", "--steps", 2, output=output)
+    text = output.read_text()
+    assert "## GPU: half\n\n| a row |\n\nThe program failed" in text and "## GPU: none\n\nbefore\n" in text
+    assert "['--steps', '2']\n\nCommand: `python benchmarks/whole.py --steps 2`" in text
+
+
 @torch.no_grad()
 def test_the_plain_network_is_ours():
     from plain_network import plain_cp_mobile
