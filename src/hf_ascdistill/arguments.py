@@ -152,8 +152,9 @@ class DistillationTrainingArguments(TrainingArguments):
             read batch by batch; in the host's `ram`; in the memory of the `device`, where batches never touch the
             host; or `auto`: on a CUDA device where they fit, else on disk. The batches are the same bits everywhere.
             Where memory is short, a warning says what is taken in its place.
-        channels_last (`bool`, *optional*, defaults to `True`): memory format of training; faster, and on a CPU some
-            50 times less accurate in batch normalisation (2e-6).
+        channels_last (`bool`, *optional*, defaults to `True`): memory format of training, but of CP-ResNet's on an
+            accelerator ([`fastest_memory_format`]); faster, and on a CPU some 50 times less accurate in batch
+            normalisation (2e-6).
         fused_adam (`bool`, *optional*, defaults to `True`): one kernel updates all parameters; off: one parameter
             after the other, to rounding the same.
         flush_denormals (`bool`, *optional*, defaults to `True`): [`parse_recipe`] makes the CPU take denormal numbers
@@ -178,7 +179,7 @@ class DistillationTrainingArguments(TrainingArguments):
     lr_reference_epochs: int = field(default=150, metadata={"help": "run length that these epochs belong to"})
     frontend_seat: str = field(default="accelerator", metadata={"help": "accelerator or workers"})
     data_placement: str = field(default="auto", metadata={"help": "auto, disk, ram or device"})
-    channels_last: bool = field(default=True, metadata={"help": "train in channels_last memory format"})
+    channels_last: bool = field(default=True, metadata={"help": "memory format of training, where it is faster"})
     fused_adam: bool = field(default=True, metadata={"help": "update all parameters in one kernel"})
     flush_denormals: bool = field(default=True, metadata={"help": "numbers below 1.2e-38 are 0 to the CPU: faster"})
     keep_freed_memory: bool = field(default=True, metadata={"help": "keep freed memory of the CPU: faster"})

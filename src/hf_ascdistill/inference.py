@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from .fusing import drop_dead_channels, fuse
+from .memory_format import fastest_memory_format
 from .native.classifier import NativeClassifier, can_classify
 from .native.kernels import can_use_kernels
 from .native.passt import use_fastest_linear
@@ -13,8 +14,9 @@ def inference_copy(model: nn.Module, device: str | torch.device = "cpu", *, nati
     """Returns a copy of a classifier that gives the same logits to 1e-5, faster.
 
     Its batch normalisations are folded ([`fuse`]), its dead channels dropped ([`drop_dead_channels`]), its memory
-    format is channels_last; on a CPU a CP-Mobile of up to 1M is one native kernel, and a PaSST multiplies by what is
-    fastest there: oneDNN on AMD's processors with AVX-512, tiles on Intel's with AMX, else as before.
+    format is the fastest ([`fastest_memory_format`]); on a CPU a CP-Mobile of up to 1M is one native kernel, and a
+    PaSST multiplies by what is fastest there: oneDNN on AMD's processors with AVX-512, tiles on Intel's with AMX, else
+    as before.
 
     Args:
         model (`nn.Module`): a classifier of this package; it stays as it is.
@@ -39,8 +41,9 @@ def inference_copy(model: nn.Module, device: str | torch.device = "cpu", *, nati
     ...     fast(torch.zeros(1, 256, 64)).logits.shape
     torch.Size([1, 10])
     ```"""
-    folded = drop_dead_channels(fuse(model, memory_format=torch.channels_last)).to(device)
-    if not native_kernels:
+    memory_format = fastest_memory_format(model, device)
+    folded = drop_dead_channels(fuse(model, memory_format=memory_format)).to(device)
+    if not native_kernels or torch.device(device).type != "cpu":
         return folded
     if can_classify(folded) and can_use_kernels():
         return NativeClassifier(folded)

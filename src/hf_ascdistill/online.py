@@ -8,6 +8,7 @@ from torch import nn
 
 from .data.columns import INPUT_VALUES, SAMPLING_RATE, TEACHER_LOGITS, WAVEFORM
 from .evaluation import front_end_settings
+from .memory_format import fastest_memory_format
 from .models.feature_extraction_asc import AscFeatureExtractor
 from .teachers import model_identity
 from .transforms.frontend import AcousticFrontend
@@ -61,10 +62,17 @@ class OnlineTeachers:
             for model, (name, extractor) in zip(self.models, extractors.items(), strict=True)
         ]
 
-    def to(self, *args: Any, **kwargs: Any) -> "OnlineTeachers":
-        """Moves the teachers as `nn.Module.to` does, to a device or a memory format."""
+    def to(self, device: str | torch.device, *, channels_last: bool = False) -> "OnlineTeachers":
+        """Moves the teachers to a device.
+
+        Args:
+            device (`str` or `torch.device`): where they will work.
+            channels_last (`bool`, *optional*, defaults to `False`): each in its [`fastest_memory_format`].
+        """
         for model in self.models:
-            model.to(*args, **kwargs)
+            model.to(device)
+            if channels_last:
+                model.to(memory_format=fastest_memory_format(model, device))
         return self
 
     def views(self, batch: dict[str, Any], frontend: AcousticFrontend) -> Views:

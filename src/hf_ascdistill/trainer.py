@@ -23,9 +23,11 @@ from .data.columns import INPUT_VALUES, LABELS, TEACHER_LOGITS, WAVEFORM
 from .data.resident import ResidentClips, as_it_is
 from .fusing import foldable_norms, fuse
 from .losses import distillation_loss_parts
+from .memory_format import fastest_memory_format
 from .models import CpMobileForAudioClassification
 from .native import can_use_kernels, use_native_kernels
 from .native.classifier import NativeClassifier, can_classify
+from .native.passt import use_fastest_linear
 from .out_of_memory import out_of_memory_advice
 from .transforms.frontend import AcousticFrontend
 
@@ -93,18 +95,19 @@ class DistillationTrainer(Trainer):
     ) -> None:
         kwargs.setdefault("data_collator", collate_clips)
         if args.channels_last:
-            model = model.to(memory_format=torch.channels_last)
-        self._is_native = args.native_kernels and args.device.type == "cpu" and can_use_kernels()
+            model = model.to(memory_format=fastest_memory_format(model, args.device))
+        wants_native = args.native_kernels and args.device.type == "cpu"
+        self._is_native = wants_native and can_use_kernels()
         self._evaluated: nn.Module | None = None  # what stands in for the model while it is evaluated
-        if self._is_native:
-            use_native_kernels(model)
+        if wants_native:
+            prepare = use_native_kernels if self._is_native else use_fastest_linear  # oneDNN needs no compiler
+            prepare(model)
         super().__init__(model, args, **kwargs)
         if frontend is not None and not args.native_kernels:
             frontend = frontend.with_native_kernels(False)
         self.frontend, self.teachers = frontend, teachers
         if teachers is not None:
-            memory_format = torch.channels_last if args.channels_last else torch.preserve_format
-            teachers.to(args.device, memory_format=memory_format)
+            teachers.to(args.device, channels_last=args.channels_last)
         self.add_callback(ReseedPerRank())
         self.add_callback(DrawCropsAnew())
         self._loss_parts: dict[str, torch.Tensor] = {}

@@ -34,6 +34,7 @@ LAYERS = {
     "activation_memory": 1,
     "microcontrollers": 1,
     "fusing": 1,
+    "memory_format": 1,
     "native": 1,
     "native.convolution": 0,
     "native.kernels": 0,

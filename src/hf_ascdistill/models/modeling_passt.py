@@ -297,7 +297,7 @@ def drop_patches(patches: torch.Tensor, dim: int, drop: int) -> torch.Tensor:
     """Keeps a random part of the patches along `dim`, the same for all clips; see [`draw_kept`]."""
     if not drop:
         return patches
-    return patches.index_select(dim, draw_kept(patches.shape[dim], drop).to(patches.device))
+    return patches.index_select(dim, draw_kept(patches.shape[dim], drop).to(patches.device, non_blocking=True))
 
 
 class PasstForAudioClassification(PasstPreTrainedModel):

@@ -10,8 +10,6 @@ from ..data.columns import DEVICE_IDS, WAVEFORM
 from ..native.convolution import convolve_chosen
 from ..native.kernels import can_use_kernels
 
-_CLIPS_PER_CHUNK_CPU = 32  # more fall out of the cache; each transform of fewer is planned anew
-
 
 def convolve(waveform: torch.Tensor, impulse_responses: torch.Tensor) -> torch.Tensor:
     """Convolves each clip with an impulse response and keeps the clip's length, without changing the energy's scale.
@@ -48,6 +46,15 @@ def _fast_length(minimum: int) -> int:
         if rest == 1:
             return length
         length += 2
+
+
+def _chunk_and_multiple(waveform: torch.Tensor) -> tuple[int, int]:
+    """Returns how many clips of a batch are transformed at once at most, and of what their number is a multiple.
+
+    A CPU's cache holds few, and each number of fewer is planned anew. A GPU takes all; its library plans anew for each
+    number too, so that there are to be few of them.
+    """
+    return (32, 1) if waveform.device.type == "cpu" else (len(waveform), 32)
 
 
 @lru_cache(maxsize=4)
@@ -130,21 +137,24 @@ class DeviceImpulseResponse:
 
     def _augment(self, waveform: torch.Tensor, rows: torch.Tensor, responses: torch.Tensor) -> torch.Tensor:
         """Returns all clips, those of `rows` convolved with the responses of these numbers; both lie on the CPU."""
-        if self.native_kernels and waveform.device.type == "cpu" and not waveform.requires_grad and can_use_kernels():
-            chosen = torch.full((len(waveform),), -1).index_copy_(0, rows, responses)
+        is_on_cpu = waveform.device.type == "cpu"
+        can_be_native = self.native_kernels and is_on_cpu and self.impulse_responses.device.type == "cpu"
+        if can_be_native and not waveform.requires_grad and can_use_kernels():
+            chosen = torch.full((len(waveform),), -1, device="cpu").index_copy_(0, rows, responses)
             return convolve_chosen(waveform, chosen, self.impulse_responses)
         length = _fast_length(waveform.shape[1] + self.impulse_responses.shape[1] - 1)
         bank = _bank_spectra(self.impulse_responses, length, waveform.device)
-        chunk = _CLIPS_PER_CHUNK_CPU if waveform.device.type == "cpu" else len(waveform)
+        chunk, multiple = _chunk_and_multiple(waveform)
         augmented, samples = waveform.clone(), waveform.shape[1]
-        padded = waveform.new_zeros((min(chunk, len(rows)), length))  # clips are written, zeros stay
+        padded = waveform.new_zeros((min(chunk, len(waveform)), length))  # clips are written, zeros stay
         for row, response in zip(rows.split(chunk), responses.split(chunk), strict=True):
             row = row.to(waveform.device, non_blocking=True)
             response = response.to(waveform.device, non_blocking=True)
-            clips = padded[: len(row)]
-            clips[:, :samples] = waveform.index_select(0, row)
-            spectra = torch.fft.rfft(clips).mul_(bank.index_select(0, response))
-            augmented.index_copy_(0, row, torch.fft.irfft(spectra, n=length)[:, :samples])
+            clips = padded[: -(-len(row) // multiple) * multiple]
+            clips[: len(row), :samples] = waveform.index_select(0, row)
+            spectra = torch.fft.rfft(clips)
+            spectra[: len(row)].mul_(bank.index_select(0, response))
+            augmented.index_copy_(0, row, torch.fft.irfft(spectra, n=length)[: len(row), :samples])
         return augmented
 
 
