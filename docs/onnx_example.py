@@ -31,7 +31,9 @@ def main(model_path: str, wav_path: str) -> None:
     session = onnxruntime.InferenceSession(model_path, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     labels, rate, min_samples = (json.loads(metadata[key]) for key in ("labels", "sampling_rate", "min_samples"))
-    (probabilities,) = session.run(None, {"waveform": read_clips(wav_path, rate, min_samples)})
+    clips = read_clips(wav_path, rate, min_samples)
+    batches = np.array_split(clips, -(-len(clips) // 16))  # a long recording as a whole would fill the memory
+    probabilities = np.concatenate([session.run(None, {"waveform": batch})[0] for batch in batches])
     scores = probabilities.mean(axis=0)  # of the seconds
     for index in np.argsort(-scores):
         print(f"{labels[index]:20} {scores[index]:.4f}")

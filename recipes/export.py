@@ -12,7 +12,7 @@ with the file.
 
 from dataclasses import dataclass, field
 
-from hf_ascdistill import ExportSettings, export_model, load_classifier, load_split, parse_recipe
+from hf_ascdistill import ExportSettings, export_model, load_classifier, load_split, parse_recipe, shifted_crops
 
 
 @dataclass
@@ -23,15 +23,20 @@ class ExportArguments:
     data: str = field(metadata={"help": "corpus in TAU22's layout, or a store written by prepare_data.py"})
     output: str = field(metadata={"help": "folder of the files"})
     split: str = field(default="evaluate", metadata={"help": "clips to check on: evaluate, train or all"})
+    crop_hop: float | None = field(
+        default=None, metadata={"help": "take 1-s crops of recordings of any length, this many seconds apart"}
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
     arguments, settings = parse_recipe(ExportArguments, ExportSettings, argv=argv, description=__doc__)
-    clips = load_split(arguments.data, arguments.split)
-    calibration = load_split(arguments.data, "train") if "onnx-int8" in settings.formats else None
-    model, extractor = load_classifier(arguments.model, clips.features["labels"].names)
-    parts = {"clips": clips, "calibration_clips": calibration, "settings": settings}
-    for file in export_model(model, extractor, arguments.output, **parts):
+    clips = {"clips": load_split(arguments.data, arguments.split)}
+    model, extractor = load_classifier(arguments.model, clips["clips"].features["labels"].names)
+    if "onnx-int8" in settings.formats:
+        clips["calibration_clips"] = load_split(arguments.data, "train")
+    if arguments.crop_hop is not None:
+        clips = {name: shifted_crops(part, hop_seconds=arguments.crop_hop) for name, part in clips.items()}
+    for file in export_model(model, extractor, arguments.output, settings=settings, **clips):
         print(file.text)
     print(f"written to {arguments.output}")
 

@@ -82,10 +82,9 @@ def main(argv: list[str] | None = None) -> None:
     trainer.train(resume_from_checkpoint=True)
     networks["qat"] = trainer.model.cpu()
     trainer.model = plain_model(networks["qat"])
-    if training.should_save:
-        networks = compare_networks(networks, folder, data=data, frontend=frontend)
+    compared = compare_networks(networks, folder, data=data, frontend=frontend) if training.should_save else {}
     results = finish_run(trainer, folder, teachers=teachers)
-    print_once(f"{run_summary(results, folder)}\n{networks_table(networks)}")
+    print_once(f"{run_summary(results, folder)}\n{networks_table(compared)}")
 
 
 if __name__ == "__main__":

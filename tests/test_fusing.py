@@ -161,6 +161,17 @@ def test_dead_channels_stay_where_they_fill_a_vector(student):
         torch.testing.assert_close(smaller(inputs).logits, fused(inputs).logits, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("multiple_of", [1, 16])
+def test_a_block_without_a_living_channel_keeps_one(student, multiple_of):
+    fused, inputs = fuse(student).double(), torch.randn(2, 256, 64, dtype=torch.float64)
+    with torch.no_grad():
+        fused.cp_mobile.blocks[2].depthwise.conv.weight.zero_()
+    smaller = drop_dead_channels(fused, multiple_of=multiple_of)
+    assert smaller.cp_mobile.blocks[2].depthwise.conv.groups == multiple_of
+    with torch.inference_mode():
+        torch.testing.assert_close(smaller(inputs).logits, fused(inputs).logits, rtol=1e-12, atol=1e-12)
+
+
 def test_what_a_dead_channel_says_goes_into_the_projection(reference):
     arrays, model = reference
     inputs, fused = torch.from_numpy(arrays["x"])[:, 0].double(), fuse(model).double()

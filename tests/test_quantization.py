@@ -175,6 +175,11 @@ def test_ranges_stay_in_the_last_epochs_while_weights_learn(quantized, tmp_path)
     assert not torch.equal(early, late)
 
 
+def test_ranges_are_frozen_too_where_steps_are_counted(quantized, tmp_path):
+    trainer_of(tmp_path, quantized, callbacks=[FreezeRanges(1)], max_steps=4).train()  # two epochs
+    assert all(measured.is_frozen for measured in activation_ranges(quantized))
+
+
 def test_training_that_was_interrupted_ends_in_the_same_numbers(student, tmp_path):
     settings = {"num_train_epochs": 3, "save_strategy": "epoch", "save_total_limit": 5}
 
@@ -232,6 +237,8 @@ def test_unfit_models_and_empty_calibration_raise(student, quantized):
         ValueError, match="input of cp_mobile.stem.first.conv is NaN or infinite for some of the clips"
     ):
         calibrate(quantized, broken, frontend=plain_frontend())
+    with pytest.raises(ValueError, match="parameters in torch.bfloat16; expected float32"):
+        prepare_qat(fuse(student).bfloat16())
     student.config.model_type, kind = "asc-passt", student.config.model_type
     with pytest.raises(ValueError, match="of the type asc-passt; expected one of asc-cp-mobile, asc-cp-resnet"):
         prepare_qat(student)

@@ -94,7 +94,8 @@ def build_model(arguments: ModelArguments, scenes: Sequence[str]) -> tuple[PreTr
                 f"config_overrides is {arguments.config_overrides!r}, but initial_weights is given: a saved model "
                 "keeps its own configuration; give one of them."
             )
-        return load_classifier(arguments.initial_weights, scenes)
+        model, extractor = load_classifier(arguments.initial_weights, scenes)
+        return model.float(), extractor  # small steps are lost in weights of half the precision
     if arguments.architecture not in ARCHITECTURES:
         raise ValueError(f"architecture is {arguments.architecture!r}; expected one of {', '.join(ARCHITECTURES)}.")
     config_class, model_class = ARCHITECTURES[arguments.architecture]

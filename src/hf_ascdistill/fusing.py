@@ -112,8 +112,9 @@ def drop_dead_channels(fused: nn.Module, *, multiple_of: int = CHANNEL_BLOCK) ->
         fused (`nn.Module`): what [`fuse`] returned; a network without such channels, or of another architecture, is
             only copied.
         multiple_of (`int`, *optional*, defaults to 16): as many dead channels stay as make the hidden channels of a
-            block a multiple of this. Vector units take up to 16 numbers at a time; onnxruntime's depthwise
-            convolution of 94 channels takes six times as long as that of 96. 1 drops all.
+            block a multiple of this, and one at least. Vector units take up to 16 numbers at a time; onnxruntime's
+            depthwise convolution of 94 channels takes six times as long as that of 96. 1 drops all, but for one of a
+            block that has no others.
     """
     smaller = copy.deepcopy(fused)
     for block in smaller.modules():
@@ -126,7 +127,8 @@ def drop_dead_channels(fused: nn.Module, *, multiple_of: int = CHANNEL_BLOCK) ->
 
 def _drop_hidden(expand: nn.Conv2d, depthwise: nn.Conv2d, project: nn.Conv2d, *, multiple_of: int) -> None:
     is_kept = depthwise.weight.flatten(1).ne(0).any(dim=1)
-    to_fill = -int(is_kept.sum()) % multiple_of
+    alive = int(is_kept.sum())
+    to_fill = max(1, -(-alive // multiple_of)) * multiple_of - alive
     is_kept[(~is_kept).nonzero()[:to_fill, 0]] = True
     project.bias += project.weight[:, ~is_kept, 0, 0] @ depthwise.bias[~is_kept].relu()
     project.weight = nn.Parameter(project.weight[:, is_kept])

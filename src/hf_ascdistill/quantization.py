@@ -130,7 +130,8 @@ def prepare_qat(model: PreTrainedModel) -> PreTrainedModel:
         model (`PreTrainedModel`): a CP-Mobile or CP-ResNet classifier that [`fuse`] returned; it stays as it is.
 
     Raises:
-        ValueError: the model is of another architecture, or has a batch normalisation that is not folded.
+        ValueError: the model is of another architecture or not in float32, or has a batch normalisation that is not
+            folded.
 
     Example:
 
@@ -142,6 +143,11 @@ def prepare_qat(model: PreTrainedModel) -> PreTrainedModel:
     kind = model.config.model_type
     if kind not in QUANTIZED_INPUTS:
         raise ValueError(f"the model is of the type {kind}; expected one of {', '.join(QUANTIZED_INPUTS)}.")
+    types = sorted({str(parameter.dtype) for parameter in model.parameters()} - {"torch.float32"})
+    if types:
+        raise ValueError(
+            f"the model has parameters in {', '.join(types)}; expected float32: pass fuse(model.float())."
+        )
     left = [name for name, module in model.named_modules() if isinstance(module, BATCH_NORMS)]
     if left:
         raise ValueError(f"{len(left)} batch normalisations are not folded, {left[0]} the first: pass fuse(model).")
@@ -237,7 +243,7 @@ class FreezeRanges(TrainerCallback):
         self.last_epochs = last_epochs
 
     def on_epoch_begin(self, args, state, control, model=None, **kwargs) -> None:
-        is_frozen = state.epoch >= args.num_train_epochs - self.last_epochs
+        is_frozen = state.epoch >= state.num_train_epochs - self.last_epochs
         for measured in activation_ranges(model):
             measured.is_frozen = is_frozen
 

@@ -1,5 +1,6 @@
 """Float and quantised networks side by side: their ONNX files, and what onnxruntime makes of the evaluate list."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
@@ -59,12 +60,12 @@ def write_network(
             more than 1e-4 in float, or by more than a twentieth of their spread as int8.
         ImportError: the extra `export` is not installed.
     """
-    path = Path(path)
+    path, model = Path(path), copy.deepcopy(model).float().cpu()  # as the file computes
     is_int8 = any(True for _ in activation_ranges(model))
     graph = mel_graph(int8_twin(model) if is_int8 else model, frontend.extractor)
     content = with_metadata(graph, export_metadata(model, frontend.extractor, source=path.parent.name))
     with torch.inference_mode(), evaluating(model):
-        expected = model(log_mels.to(next(model.parameters()).device)).logits.float().cpu().numpy()
+        expected = model(log_mels).logits.numpy()
     difference = np.abs(run_onnx(content, log_mels.numpy()) - expected).max()
     allowed = INT8_TOLERANCE * np.ptp(expected) if is_int8 else FLOAT_TOLERANCE
     if not difference <= allowed:
@@ -86,7 +87,7 @@ def compare_networks(
 
     Args:
         networks (`Mapping[str, PreTrainedModel]`): float or quantised, by name; `NAME.onnx` is written.
-        folder (`str | Path`): where to.
+        folder (`str | Path`): where to; it is made where it is not there.
         data (`Mapping[str, datasets.Dataset]`): `train`, with clips to check with, and `evaluate`.
         frontend ([`AcousticFrontend`]): its evaluation twin makes the log-mels.
         batch_size (`int`, *optional*, defaults to 64): clips at a time.
@@ -102,6 +103,7 @@ def compare_networks(
     clips = collate_clips([data["train"][index] for index in range(min(CHECKED_CLIPS, len(data["train"])))])
     log_mels = frontend.evaluation()({WAVEFORM: clips[WAVEFORM]})[INPUT_VALUES]
     groups, rows = SceneEvaluation.of(data).groups, {}
+    Path(folder).mkdir(parents=True, exist_ok=True)
     for name, model in networks.items():
         path = Path(folder) / f"{name}.onnx"
         content = write_network(model, path, frontend=frontend, log_mels=log_mels)

@@ -16,7 +16,7 @@ from .complexity import ModelComplexity, check_budget, complexity_rows, measure_
 from .data.columns import DEVICE_IDS, LABELS, SAMPLING_RATE
 from .denormals import zero_denormals
 from .evaluation import evaluate_clips, metrics_table, usual_groups
-from .files import write_json
+from .files import write_json, written_whole
 from .metrics import mean_over_last_epochs
 from .models import AscFeatureExtractor
 from .pictures import draw_device_accuracy, draw_training_curve, require_matplotlib
@@ -273,7 +273,8 @@ def write_report(results: Mapping[str, Mapping[str, Any]], folder: str | Path) -
         "![accuracy per device](devices.png)",
         *(f"![{curve.parent}]({curve})" for curve in curves if (folder / curve).exists()),
     ]
-    (folder / "report.md").write_text("# Report\n\n" + "\n\n".join(text) + "\n")
+    with written_whole(folder / "report.md") as staged:
+        staged.write_text("# Report\n\n" + "\n\n".join(text) + "\n")
     return f"{table}\n\nreport with pictures: {folder / 'report.md'}"
 
 

@@ -1,14 +1,17 @@
 """What cannot be exported, and why: one clear error before anything is written."""
 
+import copy
 import sys
 
 import numpy as np
 import pytest
 import torch
 from tiny_corpus import tiny_model, tiny_store
+from tiny_teachers import tiny_passt
 
 from hf_ascdistill import AscFeatureExtractor, ExportSettings, export_model, load_prepared
 from hf_ascdistill.export import checks
+from hf_ascdistill.export.metadata import export_metadata
 from hf_ascdistill.export.onnx_int8 import quantize_onnx
 from hf_ascdistill.hub import export
 
@@ -77,6 +80,40 @@ def test_a_missing_extra_is_named(run, monkeypatch, module, format_name, extra):
         run(formats=[format_name])
 
 
+def test_int8_of_a_passt_raises_before_any_work(clips, tmp_path):
+    model = tiny_passt(clips.features["labels"].names)
+    parts = {"clips": clips, "calibration_clips": clips, "settings": ExportSettings(**INT8)}
+    with pytest.raises(ValueError, match="of the type asc-passt.*expected one of asc-cp-mobile, asc-cp-resnet"):
+        export_model(model, AscFeatureExtractor.from_preset("passt"), tmp_path / "out", **parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_a_file_raises_before_any_work(model, clips, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="out is a file; expected a folder"):
+        export_model(model, AscFeatureExtractor(), tmp_path / "out", clips=clips)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_is_exported_in_float32(model, clips, tmp_path, dtype):
+    half = copy.deepcopy(model).to(dtype)
+    settings = ExportSettings(formats=["torch-export"], check_clips=4)
+    files = export_model(half, AscFeatureExtractor(), tmp_path, clips=clips, settings=settings)
+    assert max(file.max_difference for file in files) < 1e-4
+    assert {parameter.dtype for parameter in half.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize(("preset", "build", "frames"), [("cp-mobile", tiny_model, 1), ("passt", tiny_passt, 16)])
+def test_the_shortest_clip_of_the_metadata_is_one_that_the_model_takes(clips, preset, build, frames):
+    model, extractor = build(clips.features["labels"].names), AscFeatureExtractor.from_preset(preset)
+    shortest = int(export_metadata(model, extractor, source="")["min_samples"])
+    assert extractor.log_mel(torch.zeros(1, shortest)).shape[2] >= frames
+    assert shortest == extractor.n_fft or extractor.log_mel(torch.zeros(1, shortest - 1)).shape[2] < frames
+    with torch.no_grad():
+        model.eval()(extractor.log_mel(torch.zeros(1, shortest)))
+
+
 def test_a_file_that_computes_something_else_is_not_written(run, monkeypatch):
     monkeypatch.setattr(export, "run_torch_program", lambda content, inputs: np.zeros((len(inputs), 10), np.float32))
     with pytest.raises(ValueError, match="waveform.pt2 differs from the model by .* nothing was written"):
@@ -90,6 +127,8 @@ def test_other_decisions_and_nan_do_not_pass_the_checks():
     for outputs in (expected + 2e-3, expected * np.nan):
         with pytest.raises(ValueError, match="a differs from the model"):
             checks.check_float("a", outputs, expected=expected)
+    with pytest.raises(ValueError, match="a or the model gives NaN or infinite numbers; nothing was written"):
+        checks.check_int8("a", expected * np.nan, expected=expected, min_agreement=0)
     with pytest.raises(ValueError, match="25.0 % of 4 clips, less than 50 %"):
         checks.check_int8("a", np.roll(expected, 1, 0) + [[2, 0, 0, 0]], expected=expected, min_agreement=0.5)
 

@@ -14,8 +14,8 @@ class ExportedFile:
     Args:
         name (`str`): of the file.
         size (`int`): bytes.
-        parameter_bytes (`int`): bytes of its weights and biases; an int8 network has one for a weight and four for a
-            bias.
+        parameter_bytes (`int`): bytes of its parameters; an int8 network has one for a weight of a convolution and
+            four for any other.
         clips (`int`): clips that it was checked on.
         max_difference (`float`): largest difference of an output, a logit or a probability.
         agreement (`float`): share of the clips for which it decides as the model does.
@@ -62,6 +62,8 @@ def check_float(name: str, outputs: np.ndarray, *, expected: np.ndarray) -> None
 def check_int8(name: str, outputs: np.ndarray, *, expected: np.ndarray, min_agreement: float) -> None:
     """Raises a `ValueError` where an int8 file decides too often otherwise than the model."""
     _, agreement = compare(outputs, expected)
+    if not np.isfinite(outputs).all() or not np.isfinite(expected).all():
+        raise ValueError(f"{name} or the model gives NaN or infinite numbers; nothing was written. Check the clips.")
     if agreement < min_agreement:
         raise ValueError(
             f"{name} decides as the model does for {100 * agreement:.1f} % of {len(outputs)} clips, less than "

@@ -31,14 +31,15 @@ def export_metadata(model: PreTrainedModel, extractor: AscFeatureExtractor, *, s
         source (`str`): where the model comes from: a run, a folder or a name of the Hub.
 
     Returns:
-        `dict[str, str]`: `labels` (a list, in the order of the outputs), `sampling_rate` (Hz), `min_samples` (of a
-        clip), `front_end` (settings of the log-mel), `architecture`, `source` and `producer` (package and version).
+        `dict[str, str]`: `labels` (a list, in the order of the outputs), `sampling_rate` (Hz), `min_samples` (of the
+        shortest clip), `front_end` (settings of the log-mel), `architecture`, `source`, and `producer` (package and
+        version).
     """
     package = __name__.partition(".")[0]
     values: dict[str, Any] = {
         "labels": [model.config.id2label[index] for index in range(model.config.num_labels)],
         "sampling_rate": extractor.sampling_rate,
-        "min_samples": extractor.n_fft,
+        "min_samples": max(extractor.n_fft, (_min_frames(model) - 1) * extractor.hop_length + 1),
         "front_end": {name: getattr(extractor, name) for name in FRONT_END},
     }
     texts = {
@@ -47,6 +48,11 @@ def export_metadata(model: PreTrainedModel, extractor: AscFeatureExtractor, *, s
         "producer": f"{package} {import_module(package).__version__}",
     }
     return {name: json.dumps(value) for name, value in values.items()} | texts
+
+
+def _min_frames(model: PreTrainedModel) -> int:
+    """Returns how many frames a log-mel has at least: those of a patch of PaSST."""
+    return getattr(model.config, "patch_size", 1)
 
 
 __all__ = ["FRONT_END", "export_metadata"]

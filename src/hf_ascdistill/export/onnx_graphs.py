@@ -59,7 +59,7 @@ def mel_graph(model: nn.Module, extractor: AscFeatureExtractor, *, opset: int = 
         opset (`int`, *optional*, defaults to 20): version of ONNX's operators.
 
     Raises:
-        ValueError: the opset is not supported.
+        ValueError: the opset is not supported, or the front-end's `n_fft` is no multiple of 4.
         ImportError: the extra `export` is not installed.
     """
     example = LogMel(extractor)(torch.zeros(EXAMPLE_BATCH, extractor.sampling_rate))

@@ -74,16 +74,16 @@ class _Batches:
         return None if batch is None else {MEL_INPUT: batch}
 
 
-def stored_parameter_bytes(graph: "ModelProto") -> int:
-    """Returns the bytes of the weights and biases of a quantised graph, scales and zero points left out.
+def stored_integers(graph: "ModelProto") -> tuple[int, int]:
+    """Returns how many weights and biases of a quantised graph are integers, and their bytes.
 
     Args:
         graph (`onnx.ModelProto`): what [`quantize_onnx`] returned: a byte for each weight, four for each bias.
     """
     onnx = require("onnx", extra="export")
-    stored = {tensor.name: onnx.numpy_helper.to_array(tensor).nbytes for tensor in graph.graph.initializer}
-    nodes = (node for node in graph.graph.node if node.op_type == "DequantizeLinear")
-    return sum({node.input[0]: stored[node.input[0]] for node in nodes if node.input[0] in stored}.values())
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    names = {node.input[0] for node in graph.graph.node if node.op_type == "DequantizeLinear"} & stored.keys()
+    return sum(stored[name].size for name in names), sum(stored[name].nbytes for name in names)
 
 
-__all__ = ["CALIBRATION_METHODS", "QUANTIZED_OPERATORS", "quantize_onnx", "stored_parameter_bytes"]
+__all__ = ["CALIBRATION_METHODS", "QUANTIZED_OPERATORS", "quantize_onnx", "stored_integers"]

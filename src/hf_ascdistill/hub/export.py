@@ -1,5 +1,6 @@
 """Exports a classifier for other runtimes; each file is checked against the model before it is there."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,10 +26,11 @@ from ..export.onnx_graphs import (
     waveform_graph,
     with_metadata,
 )
-from ..export.onnx_int8 import CALIBRATION_METHODS, quantize_onnx, stored_parameter_bytes
+from ..export.onnx_int8 import CALIBRATION_METHODS, quantize_onnx, stored_integers
 from ..export.programs import executorch_program, run_executorch, run_torch_program, torch_program
 from ..files import written_whole
 from ..models.feature_extraction_asc import AscFeatureExtractor
+from ..quantization import QUANTIZED_INPUTS
 
 ONNX_MODULES = ("onnx", "onnxscript", "onnxruntime")
 # Modules that a format needs, and the extra that brings them.
@@ -47,7 +49,10 @@ class ExportSettings:
 
     formats: list[str] = field(default_factory=lambda: ["onnx"], metadata={"help": f"of {', '.join(FORMATS)}"})
     opset: int = field(default=DEFAULT_OPSET, metadata={"help": "version of ONNX's operators, 18 to 23"})
-    calibration_method: str = field(default="minmax", metadata={"help": f"of {', '.join(CALIBRATION_METHODS)}"})
+    calibration_method: str = field(
+        default="minmax",
+        metadata={"help": f"of {', '.join(CALIBRATION_METHODS)}; the latter two hold all feature maps in memory"},
+    )
     calibration_clips: int = field(default=512, metadata={"help": "training clips that give the ranges of int8"})
     check_clips: int = field(default=128, metadata={"help": "clips that each file is compared with the model on"})
     min_agreement: float = field(default=0.9, metadata={"help": "share of them that int8 must decide as the model"})
@@ -83,7 +88,8 @@ def export_model(
 ) -> list[ExportedFile]:
     """Writes a classifier in other formats, two files each: from waveform to probabilities, from log-mel to logits.
 
-    Batch normalisations are folded, channels that died in training dropped. A file carries the names of the classes,
+    Batch normalisations are folded, channels that died in training dropped; files compute in float32, whatever the
+    model's type, and are compared with it in float32 on the CPU. A file carries the names of the classes,
     the settings of the front-end, the version of the package and the source of the model. The files appear when all of
     them have been compared with the model on the clips; a file of the same name is replaced.
 
@@ -98,7 +104,7 @@ def export_model(
         model (`PreTrainedModel`): an audio classifier; it stays as it is.
         extractor ([`AscFeatureExtractor`]): its front-end.
         output_dir (`str | Path`): folder of the files; it is made where it is not there.
-        clips (`datasets.Dataset`): clips of one length with `waveform` to compare on.
+        clips (`datasets.Dataset`): clips of one length with `waveform`, at 32 kHz, to compare on.
         calibration_clips (`datasets.Dataset`, *optional*): training clips, of which int8 takes its ranges.
         settings ([`ExportSettings`], *optional*): which formats, and what is asked of them.
 
@@ -107,12 +113,16 @@ def export_model(
 
     Raises:
         ImportError: the extra of a format is not installed; it is named.
-        ValueError: a format, opset or calibration method is unknown; there are no clips, or they differ in length or
-            in rate from the front-end's; the int8 network is over the budget; or a file is too far from the model.
-            Nothing is written then.
+        NotADirectoryError: `output_dir` is a file.
+        ValueError: a format, opset or calibration method is unknown; there are no clips, they differ in length, or
+            the front-end takes another rate; int8 is asked of a PaSST; the int8 network is over the budget; or a file
+            is too far from the model. Nothing is written then.
     """
     settings = ExportSettings() if settings is None else settings
     _check_settings(settings, model)
+    if Path(output_dir).exists() and not Path(output_dir).is_dir():
+        raise NotADirectoryError(f"{output_dir} is a file; expected a folder, or a name that is not taken.")
+    model = copy.deepcopy(model).float().cpu()
     rate = extractor.sampling_rate
     waveforms = _waveforms(clips, settings.check_clips, rate=rate, purpose="check the files on")
     log_mels = extractor.log_mel(torch.from_numpy(waveforms)).numpy()
@@ -149,6 +159,11 @@ def _check_settings(settings: ExportSettings, model: PreTrainedModel) -> None:
         raise ValueError(
             f"calibration_method is {settings.calibration_method!r}; expected one of {', '.join(CALIBRATION_METHODS)}."
         )
+    if "onnx-int8" in settings.formats and model.config.model_type not in QUANTIZED_INPUTS:
+        raise ValueError(
+            f"the model is of the type {model.config.model_type}, whose matrix products int8 would leave in float; "
+            f"expected one of {', '.join(QUANTIZED_INPUTS)} for onnx-int8."
+        )
     size = int8_bytes(model)
     if "onnx-int8" in settings.formats and size > settings.max_bytes and not settings.allow_over_budget:
         raise ValueError(
@@ -171,16 +186,15 @@ def _waveforms(clips: Dataset | None, count: int, *, rate: int, purpose: str) ->
     if len(lengths) > 1:
         raise ValueError(
             f"the clips to {purpose} have {lengths[0]} to {lengths[-1]} samples; expected one length: cut them with "
-            "shifted_crops."
+            "shifted_crops (--crop_hop of the recipe)."
         )
     return np.stack(waveforms)
 
 
 def _model_logits(model: PreTrainedModel, log_mels: np.ndarray, *, batch_size: int = 16) -> np.ndarray:
-    like = next(model.parameters())
     with torch.inference_mode(), evaluating(model):
-        batches = torch.from_numpy(log_mels).to(like.device, like.dtype).split(batch_size)
-        return torch.cat([model(batch).logits.float().cpu() for batch in batches]).numpy()
+        batches = torch.from_numpy(log_mels).split(batch_size)
+        return torch.cat([model(batch).logits for batch in batches]).numpy()
 
 
 def _onnx_drafts(
@@ -194,10 +208,12 @@ def _onnx_drafts(
     """Yields the ONNX files that are asked for."""
     front_end = front_end_graph(extractor, opset=settings.opset)
     networks = {"onnx": mel_graph(model, extractor, opset=settings.opset)}
-    sizes = {"onnx": FLOAT_BYTES * count_parameters(MelToLogits(model))}
+    count = count_parameters(MelToLogits(model))
+    sizes = {"onnx": FLOAT_BYTES * count}
     if "onnx-int8" in settings.formats:
         networks["onnx-int8"] = quantize_onnx(networks["onnx"], calibration, method=settings.calibration_method)
-        sizes["onnx-int8"] = stored_parameter_bytes(networks["onnx-int8"])
+        integers, size = stored_integers(networks["onnx-int8"])
+        sizes["onnx-int8"] = size + FLOAT_BYTES * (count - integers)
     for name in settings.formats:
         if name in networks:
             suffix = "-int8.onnx" if name == "onnx-int8" else ".onnx"
@@ -224,6 +240,8 @@ def _program_drafts(
         if name in writers:
             suffix, log_mel, write, run = writers[name]
             joined = WaveformToProbabilities(model, extractor, log_mel)
+            if name == "executorch":  # a device plans its memory for clips of one length
+                metadata = {**metadata, "samples": str(traced.shape[1])}
             size = FLOAT_BYTES * count_parameters(joined)
             yield _Draft(f"waveform{suffix}", size, write(joined, traced, metadata=metadata), run)
             log_mels = extractor.log_mel(traced)

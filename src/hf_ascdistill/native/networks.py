@@ -62,7 +62,7 @@ def _is_plain(layer: CpMobileConvNorm) -> bool:
 def use_native_kernels(model: nn.Module) -> nn.Module:
     """Makes the CP-Mobiles in a model train in native kernels, in place, and PaSSTs multiply faster on a CPU.
 
-    A step is 1.4 to 1.7 times as fast at 128K, less so in larger sizes (`benchmarks/native_kernels.py`), and takes
+    A step is 1.4 to 1.9 times as fast at 128K, less so in larger sizes (`benchmarks/native_kernels.py`), and takes
     less memory. The same mathematics with other rounding, more exact than torch's in channels_last. A PaSST multiplies
     by oneDNN on AMD's processors with AVX-512, in evaluation too ([`use_fastest_linear`]). A CP-Mobile's evaluation,
     other devices and types, quantised or folded layers, the widest blocks and all other networks stay as they are,
