@@ -15,7 +15,10 @@ METADATA_FILE = "metadata.json"  # beside the program, inside the .pt2
 
 
 def torch_program(network: nn.Module, inputs: torch.Tensor, *, metadata: Mapping[str, str]) -> bytes:
-    """Returns the content of a `.pt2` file for `torch.export.load`, for any batch and length.
+    """Returns the content of a `.pt2` file for `torch.export.load`, for any batch and lengths as of `inputs` or more.
+
+    A PaSST's program takes no clip that is longer than its positions: 9.95 s at the preset's hop. A program refuses by
+    an assertion what it was not traced for.
 
     Args:
         network (`nn.Module`): of one input and one output.

@@ -97,7 +97,7 @@ def export_model(
     |---|---|---|
     | `onnx` | `waveform.onnx`, `mel.onnx` | any batch and length |
     | `onnx-int8` | `waveform-int8.onnx`, `mel-int8.onnx`: static, a scale per channel, front-end in float | the same |
-    | `torch-export` | `waveform.pt2`, `mel.pt2` | the same |
+    | `torch-export` | `waveform.pt2`, `mel.pt2` | any batch, 1 s or more; of a PaSST up to its last position |
     | `executorch` | `waveform.pte`, `mel.pte` | one clip as long as those of `clips` |
 
     Args:
