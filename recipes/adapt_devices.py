@@ -59,6 +59,10 @@ class AdaptArguments:
 def main(argv: list[str] | None = None) -> None:
     kinds = (AdaptArguments, DataArguments, AugmentationArguments, TeacherArguments, DistillationTrainingArguments)
     adapt, data_args, augmentation, teacher_args, training = parse_recipe(*kinds, argv=argv, description=__doc__)
+    if training.push_to_hub:
+        raise ValueError(
+            "push_to_hub is True, but there is a student for each device: push one with publish.py --run."
+        )
     folder = open_run(training, adapt, data_args, augmentation, teacher_args)
     if has_device_students(folder):
         return print_once(students_summary(finished_results(folder), folder))

@@ -34,6 +34,7 @@ from hf_ascdistill import (
     open_run,
     parse_recipe,
     print_once,
+    publish_finished,
     run_summary,
 )
 
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     data_args, model_args, augmentation, teacher_args, training = parse_recipe(*kinds, argv=argv, description=__doc__)
     folder = open_run(training, data_args, model_args, augmentation, teacher_args)
     if results := finished_results(folder):
+        publish_finished(training, folder)
         return print_once(run_summary(results, folder))
 
     data = load_training_data(data_args)

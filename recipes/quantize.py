@@ -40,6 +40,7 @@ from hf_ascdistill import (
     plain_model,
     prepare_qat,
     print_once,
+    publish_finished,
     require_onnx,
     run_summary,
 )
@@ -64,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("there is nothing to quantise: pass the folder of a finished student as --initial_weights.")
     folder = open_run(training, *arguments[:-1])
     if results := finished_results(folder):
+        publish_finished(training, folder)
         networks = json.loads((folder / COMPARISON_NAME).read_text())
         return print_once(f"{run_summary(results, folder)}\n{networks_table(networks)}")
 

@@ -1,11 +1,14 @@
 """Recipes read YAML as defaults, let the command line win, and stop on what they do not know."""
 
+import functools
 import os
 import platform
 import subprocess
 import sys
 
 import pytest
+import torch
+from transformers import TrainingArguments
 
 from hf_ascdistill import DataArguments, DistillationTrainingArguments, ModelArguments, TeacherArguments, parse_recipe
 
@@ -97,6 +100,23 @@ def test_paper_length_is_the_paper_schedule(tmp_path, golden):
     arguments = DistillationTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     factors = [arguments.schedule.factor(epoch) for epoch in range(150)]
     assert factors == pytest.approx(golden("lr")["cpm_factor"].tolist(), abs=1e-9)
+
+
+def test_a_process_works_on_one_device_where_there_are_several(tmp_path, monkeypatch):
+    def find_four(self):
+        self._n_gpu = 4
+        return torch.device("cpu")
+
+    found = functools.cached_property(find_four)
+    found.__set_name__(TrainingArguments, "_setup_devices")
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", found)
+    arguments = DistillationTrainingArguments(str(tmp_path), per_device_train_batch_size=256)
+    assert (arguments.n_gpu, arguments.train_batch_size, arguments.eval_batch_size) == (1, 256, 256)
+
+
+def test_checkpoints_without_the_optimiser_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="save_only_model must be False"):
+        DistillationTrainingArguments(str(tmp_path), use_cpu=True, save_only_model=True)
 
 
 @pytest.mark.parametrize("setting", [{"frontend_seat": "moon"}, {"remove_unused_columns": True}])

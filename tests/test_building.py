@@ -256,8 +256,8 @@ def test_online_teachers_are_loaded_by_folder(data, teacher, saved):
         load_online_teachers(TeacherArguments(), scenes)
 
 
-def trainer_in_seat(seat: str, data, extractor, folder):
-    batches = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 8}
+def trainer_in_seat(seat: str, data, extractor, folder, **settings):
+    batches = {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 8, **settings}
     arguments = DistillationTrainingArguments(
         output_dir=str(folder), use_cpu=True, disable_tqdm=True, frontend_seat=seat, num_train_epochs=1, **batches
     )
@@ -299,6 +299,15 @@ def test_epoch_that_would_end_in_one_clip_raises_before_training(data, extractor
     odd = {"train": data["train"].select(range(33)), "evaluate": data["evaluate"]}
     with pytest.raises(ValueError, match="33 training clips in batches of 16 .*--dataloader_drop_last"):
         trainer_in_seat("accelerator", odd, extractor, tmp_path)
+
+
+def test_epoch_without_a_whole_batch_raises_before_training(data, extractor, tmp_path):
+    few = {"train": data["train"].select(range(15)), "evaluate": data["evaluate"]}
+    with pytest.raises(ValueError, match="15 training clips are fewer than a batch of 16, and dataloader_drop_last"):
+        trainer_in_seat("accelerator", few, extractor, tmp_path, dataloader_drop_last=True)
+    empty = {"train": data["train"].select([]), "evaluate": data["evaluate"]}
+    with pytest.raises(ValueError, match="0 training clips are fewer than a batch of 16"):
+        trainer_in_seat("accelerator", empty, extractor, tmp_path)
 
 
 def test_progress_shows_the_few_numbers_that_one_watches():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hf_ascdistill.files import check_unused, new_folder, write_json, written_whole
+from hf_ascdistill.files import check_unused, is_staged, new_folder, write_json, written_whole
 
 
 def test_json_file_is_written_and_nothing_beside_it(tmp_path):
@@ -21,6 +21,17 @@ def test_error_on_the_way_keeps_the_file_that_was_there(tmp_path):
         raise OSError("disk full")
     assert path.read_text() == "before"
     assert [file.name for file in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_writers_of_one_file_do_not_meet(tmp_path, monkeypatch):
+    with written_whole(tmp_path / "a.json") as first:
+        monkeypatch.setattr("os.getpid", lambda: -1)  # another process
+        with written_whole(tmp_path / "a.json") as second:
+            first.write_text("one")
+            second.write_text("another")
+        assert (tmp_path / "a.json").read_text() == "another"
+        assert is_staged(first, "a.json") and not is_staged(first, "b.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == "one"
 
 
 def test_value_that_json_lacks_leaves_no_file(tmp_path):

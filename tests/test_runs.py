@@ -132,6 +132,13 @@ def test_run_without_evaluation_stops_before_it_trains(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_run_that_would_end_before_its_first_evaluation_stops_before_it_trains(tmp_path):
+    with pytest.raises(ValueError, match="eval_delay is 8, but num_train_epochs 5"):
+        open_run(arguments(tmp_path / "run", eval_delay=8, num_train_epochs=5))
+    assert not (tmp_path / "run").exists()
+    open_run(arguments(tmp_path / "run", eval_delay=5, num_train_epochs=5))
+
+
 def test_missing_matplotlib_stops_a_run_before_it_trains(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"hf_ascdistill\[plot\]"):

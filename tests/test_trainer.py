@@ -186,6 +186,24 @@ def test_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_path
     assert torch.equal(weights(straight), weights(resumed))
 
 
+@pytest.mark.parametrize("length", [{"num_train_epochs": 1.5}, {"max_steps": 3}])
+def test_run_that_ended_within_an_epoch_is_not_trained_on(tmp_path, length):
+    settings = {"save_strategy": "steps", "save_steps": 1, **length}
+    first = small_student()
+    trainer_of(tmp_path, first, **settings).train()
+    again = trainer_of(tmp_path, small_student(), **settings)
+    again.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(again.model), weights(first)) and again.state.global_step == 3
+
+
+def test_rate_changes_at_the_end_of_whole_epochs_also_where_the_last_is_none(tmp_path):
+    trainer = trainer_of(tmp_path, LinearProbe(), num_train_epochs=2.5, per_device_train_batch_size=CLIPS // 4)
+    trainer.create_optimizer_and_scheduler(num_training_steps=10)
+    factors = [trainer.lr_scheduler.lr_lambdas[0](step) for step in range(10)]
+    changes = [step for step in range(1, 10) if factors[step] != factors[step - 1]]
+    assert set(changes) <= {4, 8} and changes
+
+
 def test_checkpoint_that_was_not_written_whole_is_passed_over(tmp_path):
     trainer_of(tmp_path, LinearProbe(), save_strategy="epoch").train()
     half = tmp_path / "checkpoint-99"

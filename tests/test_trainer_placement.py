@@ -98,22 +98,48 @@ def test_training_resumed_inside_an_epoch_ends_as_an_uninterrupted_one(tmp_path,
 def test_sequential_sampling_and_dropped_rests_are_kept(tmp_path, taught):
     settings = {"train_sampling_strategy": "sequential", "dataloader_drop_last": True}
     disk, ram = (trainer_of(tmp_path, taught, placement, **settings) for placement in ("disk", "ram"))
-    ram._place_training_data()
+    ram.place_data()
     batches = [list(trainer.get_train_dataloader()) for trainer in (disk, ram)]
     assert [len(batch["labels"]) for batch in batches[1]] == [BATCH, BATCH]
     for own, expected in zip(*batches, strict=True):
         assert all(torch.equal(own[name], expected[name]) for name in expected)
 
 
-def test_evaluation_stays_on_its_path(tmp_path, data):
+def evaluated(folder, data, placement, **settings) -> tuple[dict[str, float], int]:
+    """What the evaluation after an epoch finds, and of how many clips."""
+    settings = {"num_train_epochs": 1, "save_strategy": "no", "per_device_eval_batch_size": 7, **settings}
     arguments = DistillationTrainingArguments(
-        str(tmp_path), use_cpu=True, disable_tqdm=True, num_train_epochs=1, data_placement="ram", save_strategy="no"
+        str(folder), use_cpu=True, disable_tqdm=True, data_placement=placement, **settings
     )
     frontend = AcousticFrontend(AscFeatureExtractor.from_preset("cp-mobile"))
     trainer = build_trainer(small_student(), arguments, data, frontend=frontend)
     trainer.train()
-    assert isinstance(trainer.train_dataset, ResidentClips) and trainer.eval_dataset is data["evaluate"]
-    assert "eval_accuracy" in trainer.state.log_history[-2]
+    assert isinstance(trainer.eval_dataset, ResidentClips) == (placement == "ram")
+    [row] = [row for row in trainer.state.log_history if "eval_accuracy" in row]
+    clips = sum(len(batch["labels"]) for batch in trainer.get_eval_dataloader())
+    return {name: value for name, value in row.items() if "second" not in name and "runtime" not in name}, clips
+
+
+def test_evaluation_in_memory_gives_the_numbers_of_that_from_disk(tmp_path, data):
+    disk, clips = evaluated(tmp_path, data, "disk")
+    assert evaluated(tmp_path, data, "ram") == (disk, clips) and clips == len(data["evaluate"])
+
+
+@pytest.mark.parametrize("placement", ["disk", "ram"])
+def test_rests_are_dropped_in_training_alone(tmp_path, data, placement):
+    _, clips = evaluated(tmp_path, data, placement, dataloader_drop_last=True, per_device_train_batch_size=7)
+    assert clips == len(data["evaluate"]) and clips % 7
+    trainer = trainer_of(tmp_path, data["train"], "disk", dataloader_drop_last=True)
+    assert len(trainer.predict(data["evaluate"]).predictions) == len(data["evaluate"])
+    assert trainer.args.dataloader_drop_last
+
+
+def test_evaluation_clips_that_cannot_be_held_stay_on_disk(tmp_path, taught, tmp_path_factory):
+    evaluation = load_tau22(tiny_corpus(tmp_path_factory.getbasetemp()))["evaluate"]
+    trainer = trainer_of(tmp_path, taught, "ram")
+    trainer.eval_dataset = evaluation
+    trainer.place_data()
+    assert isinstance(trainer.train_dataset, ResidentClips) and trainer.eval_dataset is evaluation
 
 
 @pytest.mark.parametrize(

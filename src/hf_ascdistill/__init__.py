@@ -87,6 +87,7 @@ _PUBLIC_NAMES = {
         "measured_results",
         "open_run",
         "print_once",
+        "publish_finished",
         "results_table",
         "run_summary",
         "write_report",

@@ -216,6 +216,12 @@ class DistillationTrainingArguments(TrainingArguments):
         if self.accelerator_config is None:  # to copy a pinned batch and wait for it is to wait for the last step
             self.accelerator_config = {"non_blocking": self.dataloader_pin_memory}
         super().__post_init__()
+        if self.n_gpu > 1:  # a process works on one device: torch's DataParallel would make steps of so many batches
+            self._n_gpu = 1
+        if self.save_only_model:
+            raise ValueError(
+                "save_only_model must be False: a run is resumed with its optimiser, schedule and random numbers."
+            )
         if self.frontend_seat not in FRONTEND_SEATS:
             raise ValueError(f"frontend_seat is {self.frontend_seat!r}; expected one of {', '.join(FRONTEND_SEATS)}.")
         if self.data_placement not in DATA_PLACEMENTS:

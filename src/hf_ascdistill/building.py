@@ -94,8 +94,7 @@ def build_model(arguments: ModelArguments, scenes: Sequence[str]) -> tuple[PreTr
                 f"config_overrides is {arguments.config_overrides!r}, but initial_weights is given: a saved model "
                 "keeps its own configuration; give one of them."
             )
-        model, extractor = load_classifier(arguments.initial_weights, scenes)
-        return model.float(), extractor  # small steps are lost in weights of half the precision
+        return load_classifier(arguments.initial_weights, scenes)
     if arguments.architecture not in ARCHITECTURES:
         raise ValueError(f"architecture is {arguments.architecture!r}; expected one of {', '.join(ARCHITECTURES)}.")
     config_class, model_class = ARCHITECTURES[arguments.architecture]
@@ -149,7 +148,7 @@ def load_classifier(
     """
     from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-    model = AutoModelForAudioClassification.from_pretrained(path)
+    model = AutoModelForAudioClassification.from_pretrained(path, dtype=torch.float32)  # as log-mels are
     if scenes is not None:
         check_scenes(model, scenes)
     return model, AutoFeatureExtractor.from_pretrained(path)
@@ -326,7 +325,7 @@ def build_trainer(
 
 
 def check_last_batch(clips: int, arguments: DistillationTrainingArguments, frontend: AcousticFrontend) -> None:
-    """Raises before training what Freq-MixStyle would raise at the end of the first epoch.
+    """Raises before training where no batch would be whole, and what Freq-MixStyle would raise after the first epoch.
 
     Args:
         clips (`int`): number of training clips.
@@ -334,8 +333,14 @@ def check_last_batch(clips: int, arguments: DistillationTrainingArguments, front
         frontend ([`AcousticFrontend`]): the augmenting front-end.
 
     Raises:
-        ValueError: it mixes, and an epoch would end in a batch of one clip.
+        ValueError: there is no batch in an epoch, or the front-end mixes and an epoch would end in one of one clip.
     """
+    together = arguments.train_batch_size * arguments.world_size
+    if clips == 0 or arguments.dataloader_drop_last and clips < together:
+        raise ValueError(
+            f"{clips} training clips are fewer than a batch of {together}, and dataloader_drop_last is "
+            f"{arguments.dataloader_drop_last}: pass more clips, or a smaller --per_device_train_batch_size."
+        )
     mixes = any(
         isinstance(transform, FreqMixStyle) and transform.p > 0 for transform in frontend.spectrogram_transforms
     )

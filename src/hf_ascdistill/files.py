@@ -10,6 +10,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+STAGED_SUFFIX = ".tmp"  # of a file that is being written
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -18,12 +20,17 @@ def written_whole(path: Path) -> Iterator[Path]:
     Args:
         path (`Path`): the file; what stood there before stays until the new one is complete.
     """
-    staged = path.with_name(f"{path.name}.tmp")
+    staged = path.with_name(f"{path.name}.{os.getpid()}{STAGED_SUFFIX}")  # others may write the same file
     try:
         yield staged
         os.replace(staged, path)
     finally:
         staged.unlink(missing_ok=True)
+
+
+def is_staged(path: Path, name: str) -> bool:
+    """Returns whether a file is one that [`written_whole`] began, for the file of that name beside it."""
+    return path.name.startswith(f"{name}.") and path.suffix == STAGED_SUFFIX
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -79,4 +86,4 @@ def new_folder(path: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-__all__ = ["check_unused", "new_folder", "write_json", "written_whole"]
+__all__ = ["STAGED_SUFFIX", "check_unused", "is_staged", "new_folder", "write_json", "written_whole"]

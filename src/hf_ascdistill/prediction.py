@@ -27,7 +27,7 @@ from .data.logits import (
     write_logits_file,
 )
 from .evaluation import front_end_settings, predict_batches_of_many
-from .files import write_json
+from .files import STAGED_SUFFIX, is_staged, write_json
 from .inference import inference_copy
 from .teachers import check_scenes, model_identity
 from .transforms.frontend import AcousticFrontend
@@ -205,7 +205,7 @@ def _check_folder(folder: Path, plan: dict[str, Any]) -> None:
     path = folder / PLAN_NAME
     if not path.exists():
         present = folder.iterdir() if folder.exists() else ()
-        others = sorted(file.name for file in present if file.name != f"{PLAN_NAME}.tmp")
+        others = sorted(file.name for file in present if not is_staged(file, PLAN_NAME))
         if others:
             raise ValueError(f"{folder} holds other files ({some(others)}) and no logits set; choose an empty folder.")
         return
@@ -224,7 +224,7 @@ def _start(folder: Path, plan: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / PLAN_NAME).exists():
         write_json(folder / PLAN_NAME, plan)
-    for leftover in folder.glob("*.tmp"):
+    for leftover in folder.glob(f"*{STAGED_SUFFIX}"):
         leftover.unlink()
 
 

@@ -45,6 +45,7 @@ NUMERIC_FIELDS = (
     "kd_temperature",
     "last_epochs",
     "learning_rate",
+    "load_best_model_at_end",
     "lr_last",
     "lr_ramp_length",
     "lr_ramp_start",
@@ -57,6 +58,7 @@ NUMERIC_FIELDS = (
     "per_device_train_batch_size",
     "seed",
     "torch_compile",
+    "train_sampling_strategy",
     "weight_decay",
     "world_size",
 )
@@ -75,7 +77,7 @@ def open_run(training: DistillationTrainingArguments, *others: Any) -> Path:
         `Path`: the folder.
 
     Raises:
-        ValueError: the run would not be evaluated, or the folder belongs to a run of another configuration; the
+        ValueError: the run would not be evaluated once, or the folder belongs to a run of another configuration; the
             arguments that differ are named.
         ImportError: pictures are wanted and matplotlib is absent.
     """
@@ -84,6 +86,12 @@ def open_run(training: DistillationTrainingArguments, *others: Any) -> Path:
     if training.eval_strategy == "no":
         raise ValueError(
             "eval_strategy is no, but a run's results are means over its last evaluations; set it to epoch."
+        )
+    counts_epochs = training.eval_strategy == "epoch" and training.max_steps <= 0
+    if counts_epochs and training.eval_delay > training.num_train_epochs:
+        raise ValueError(
+            f"eval_delay is {training.eval_delay:g}, but num_train_epochs {training.num_train_epochs:g}: the run "
+            "would not be evaluated; pass an --eval_delay below that."
         )
     folder = Path(training.output_dir)
     path = folder / CONFIGURATION_NAME
@@ -226,6 +234,25 @@ def finished_results(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def publish_finished(training: DistillationTrainingArguments, folder: Path) -> None:
+    """Publishes a run that was finished before, where its arguments ask for that: an earlier push may have failed.
+
+    Args:
+        training ([`DistillationTrainingArguments`]): `push_to_hub` and its like.
+        folder (`Path`): the run's folder.
+    """
+    if not (training.push_to_hub and training.should_save):
+        return
+    from huggingface_hub import create_repo
+
+    from .hub.publish import publish
+
+    token, private = training.hub_token, training.hub_private_repo
+    name = training.hub_model_id or folder.resolve().name
+    repo = create_repo(name, token=token, private=private, exist_ok=True).repo_id
+    publish(folder, repo, private=bool(private), revision=training.hub_revision, token=token)
+
+
 def percent(mean: float | None, spread: float | None = None) -> str:
     """Returns a share as percent, with the standard deviation over runs where there is one."""
     if mean is None:
@@ -292,6 +319,7 @@ __all__ = [
     "measured_results",
     "open_run",
     "print_once",
+    "publish_finished",
     "results_table",
     "run_summary",
     "write_report",

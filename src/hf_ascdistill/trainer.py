@@ -11,16 +11,15 @@ from accelerate.utils import broadcast, set_seed
 from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerState
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, TrainOutput, rotate_checkpoints
 from transformers.utils import logging
 
 from .arguments import DistillationTrainingArguments
 from .data.collator import collate_clips
 from .data.columns import INPUT_VALUES, LABELS, TEACHER_LOGITS, WAVEFORM
-from .data.resident import ResidentClips, as_it_is
+from .data.resident import ResidentClips
 from .fusing import foldable_norms, fuse
 from .losses import distillation_loss_parts
 from .memory_format import fastest_memory_format
@@ -29,6 +28,7 @@ from .native import can_use_kernels, use_native_kernels
 from .native.classifier import NativeClassifier, can_classify
 from .native.passt import use_fastest_linear
 from .out_of_memory import out_of_memory_advice
+from .resident_trainer import ResidentTrainer
 from .transforms.frontend import AcousticFrontend
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 logger = logging.get_logger(__name__)
 
 COMPLETE_MARKER = "complete"  # written into a checkpoint when every process has saved its part
-RESIDENT_STRATEGIES = ("random", "sequential")  # samplers that need no length of each row
 
 
 class ReseedPerRank(TrainerCallback):
@@ -65,7 +64,7 @@ def _movable(dataset: Any) -> Any:
     return random_crops_of(dataset)
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(ResidentTrainer):
     """Trains a student on teacher logits (paper, Eq. 1), or a teacher where the dataset has none.
 
     The training dataset yields `waveform` (T,), `labels`, `device_ids` and, for a student, `teacher_logits` (C,). The
@@ -216,7 +215,7 @@ class DistillationTrainer(Trainer):
         if self.lr_scheduler is None:
             schedule = self.args.schedule
             steps_per_epoch = math.ceil(num_training_steps / math.ceil(self.args.num_train_epochs))
-            if self.args.max_steps > 0:
+            if self.args.max_steps > 0 or self.args.num_train_epochs % 1:  # the last epoch is no whole one
                 batches = len(self.get_train_dataloader())
                 steps_per_epoch = max(1, math.ceil(batches / self.args.gradient_accumulation_steps))
             self.lr_scheduler = LambdaLR(
@@ -225,6 +224,10 @@ class DistillationTrainer(Trainer):
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """Returns the norm that clipping found; for the log alone the base class would find one at each step."""
+        return None if grad_norm is None else super()._get_grad_norm(model, grad_norm=grad_norm)
+
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Returns 0: transformers' estimate is one for language models; see `measure_complexity`."""
         return 0
@@ -232,48 +235,30 @@ class DistillationTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
         """Trains; `resume_from_checkpoint=True` goes on from the newest checkpoint that was written whole, if any.
 
-        The training data are brought to where `args.data_placement` says before the first step.
+        The data are brought to where `args.data_placement` says before the first step, those of the evaluation too
+        where they can be held there. A run whose newest checkpoint is its end trains no further.
 
         Raises:
             ValueError: they cannot be held in memory, as `args.data_placement` wants, see [`~data.placement.place`].
         """
-        self._place_training_data()
+        self.place_data()
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
             if resume_from_checkpoint and self.args.should_save:
                 self._remove_older_than(resume_from_checkpoint)
+            if resume_from_checkpoint and self._is_trained_to_the_end(resume_from_checkpoint):
+                self._load_from_checkpoint(resume_from_checkpoint)
+                return TrainOutput(self.state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _place_training_data(self) -> None:
-        """Brings the training data into memory, once, where that is asked for and possible."""
-        if isinstance(self.train_dataset, ResidentClips):
-            return
-        from .data.placement import place
-
-        placement, strategy, obstacle = self.args.data_placement, self.args.train_sampling_strategy, None
-        if self.data_collator is not collate_clips:
-            obstacle = "the trainer has a data_collator of its own, which clips in memory do without"
-        elif strategy not in RESIDENT_STRATEGIES:
-            obstacle = f"train_sampling_strategy is {strategy}; clips in memory are drawn random or sequential"
-        if obstacle is None:
-            self.train_dataset = place(self.train_dataset, placement, device=self.args.device)
-        elif placement not in ("auto", "disk"):
-            raise ValueError(f"data_placement is {placement}, but {obstacle}: pass --data_placement disk.")
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Returns the loader of the training data; the sampling is the same wherever they lie."""
-        clips = self.train_dataset
-        if not isinstance(clips, ResidentClips):
-            return super().get_train_dataloader()
-        loader = DataLoader(
-            clips,
-            self._train_batch_size,
-            sampler=self._get_train_sampler(clips),
-            drop_last=self.args.dataloader_drop_last,
-            collate_fn=as_it_is,  # and no workers: a batch is one gather
-            pin_memory=self.args.dataloader_pin_memory and clips.device.type == "cpu",
-        )
-        return self.accelerator.prepare(loader)
+    def _is_trained_to_the_end(self, checkpoint: str) -> bool:
+        """Takes over the state of a checkpoint that is the end of a run: the base class would do a step more."""
+        state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        by_steps, by_epochs = state.max_steps == self.args.max_steps, state.epoch >= self.args.num_train_epochs
+        if state.global_step < state.max_steps or not (by_steps if self.args.max_steps > 0 else by_epochs):
+            return False
+        self.state = state
+        return True
 
     def _remove_older_than(self, checkpoint: str) -> None:
         """Removes what a run that was killed between saving and removing has left beyond `save_total_limit`."""

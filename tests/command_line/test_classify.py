@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from loopback_hub import TOKEN, USER, running_hub
 from publishing_parts import client_environment, running_client
 from serving_parts import noise
 
-from hf_ascdistill import SCENES, EndpointHandler, convert_checkpoint
+from hf_ascdistill import SCENES, CpMobileForAudioClassification, EndpointHandler, convert_checkpoint
 
 NAMES = ["a.wav", "b.FLAC", "below/c.ogg", "below/d.wav"]
 
@@ -144,6 +146,28 @@ def test_a_failure_leaves_the_old_table_and_no_half_of_a_new_one(
     assert result.code == 2 and "the disk is full" in result.err
     assert table.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["recordings", "scenes.csv"]
+
+
+def test_names_that_are_no_text_are_told_all_the_same(ascdistill, model_folder, recordings, tmp_path):
+    name = b"caf\xe9.wav"  # from an old archive
+    (recordings / "a.wav").rename(os.fsdecode(os.path.join(os.fsencode(recordings), name)))
+    done = ascdistill("classify", "--model", model_folder, recordings, "--output", tmp_path / "scenes.csv")
+    assert done.code == 0, done.err
+    assert name in (tmp_path / "scenes.csv").read_bytes()
+
+
+def test_a_model_in_half_precision_classifies(ascdistill, model_folder, recordings, tmp_path):
+    CpMobileForAudioClassification.from_pretrained(model_folder).bfloat16().save_pretrained(tmp_path / "half")
+    shutil.copy(model_folder / "preprocessor_config.json", tmp_path / "half")
+    done = ascdistill("classify", "--model", tmp_path / "half", recordings / "a.wav")
+    assert done.code == 0 and "a.wav" in done.out
+
+
+def test_weights_that_are_none_are_one_line(ascdistill, model_folder, recordings, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "pointer")
+    (tmp_path / "pointer" / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    done = ascdistill("classify", "--model", tmp_path / "pointer", recordings / "a.wav")
+    assert done.code == 2 and "pointer to a file of Git LFS" in done.err and done.err.count("\n") == 1
 
 
 def test_a_file_below_a_window_is_classified_and_one_below_a_tenth_of_a_second_is_not(

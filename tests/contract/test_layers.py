@@ -53,6 +53,7 @@ LAYERS = {
     "evaluation": 2,
     "export": 2,
     "hub": 3,
+    "resident_trainer": 4,
     "trainer": 4,
     "building": 4,
     "runs": 4,

@@ -144,7 +144,7 @@ def test_too_little_memory_falls_back_with_a_message(clips, monkeypatch, warned,
     assert (placed is clips) if result == "disk" else placed.device.type == result
     assert memories.asked == seats
     assert len(warned) == sum(free[seat] == 0 for seat in seats)
-    assert f"60 training clips need {predicted_bytes(clips):,} bytes of the memory of {seats[0]}" in warned[0]
+    assert f"60 clips need {predicted_bytes(clips):,} bytes of the memory of {seats[0]}" in warned[0]
     assert "where 0 are free" in warned[0] and f"data_placement is {where}" in warned[0]
 
 

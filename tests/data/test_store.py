@@ -37,6 +37,19 @@ def test_real_clips_differ_by_half_a_16_bit_step_of_their_peak(golden, shared, t
         assert np.abs(waveform - expected).max() <= 0.51 * np.abs(expected).max() / 32767
 
 
+def test_few_shards_are_open_at_a_time(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_ascdistill.data.shards.RUNS_PER_SHARD", 1)
+    prepared = prepare(load_tau22(corpus), tmp_path / "store", num_proc=1)["train"]
+    store = prepared.format["format_kwargs"]["transform"].store
+    expected = prepared[:]["waveform"]
+    assert len(store.readers) > 2
+    store.readers.clear()
+    monkeypatch.setattr("hf_ascdistill.data.store_reader.MOST_OPEN_FILES", 2)
+    for row in (*range(len(prepared)), 0, 1):
+        np.testing.assert_array_equal(prepared[row]["waveform"], expected[row])
+        assert len(store.readers) <= 2
+
+
 def test_consecutive_slices_have_no_seams(store):
     joined = np.concatenate([noise(name) for name in CLIPS[:3]])
     expected = soxr.resample(joined, RATE, 32_000, quality="HQ")

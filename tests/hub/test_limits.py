@@ -81,10 +81,14 @@ def test_what_is_too_large_says_so(handler, limits, inputs, message):
         ({"max_recordings": 1}, [SECOND, SECOND], "the number of inputs is 2; expected 1 to 1"),
         ({}, {"raw": np.zeros(RATE, np.int16), "sampling_rate": RATE}, r"inputs\.raw is 'int16 \(32000,\)'; expected"),
         ({}, {"raw": np.zeros((RATE, 2)), "sampling_rate": RATE}, "channels of inputs is 32000; expected 1 to 6"),
+        ({}, {"raw": [0.1, "loud"] * RATE, "sampling_rate": RATE}, "inputs.raw is of type list; expected an array"),
         ({}, "clip.wav", "inputs is text, but no base64"),
         ({}, [SECOND, b"hello, world"], r"the beginning of inputs\[1\] is b'hello, w'; expected an audio file"),
     ],
-    ids=["channels", "rate", "recordings", "integers", "channels last", "a path", "the second of a batch"],
+    ids=[
+        *("channels", "rate", "recordings", "integers", "channels last", "a text", "a path"),
+        "the second of a batch",
+    ],
 )
 def test_what_is_not_taken_says_so(handler, limits, inputs, message):
     with pytest.raises(BadRequest, match=message):
@@ -105,6 +109,24 @@ def test_a_window_is_seconds_within_range(value):
 
 def test_null_parameters_are_defaults():
     assert Parameters.parse({"top_k": None, "window": None}) == Parameters.parse(None) == Parameters()
+
+
+def test_texts_among_samples_take_no_memory(handler):
+    tracemalloc.start()
+    with pytest.raises(BadRequest, match="inputs.raw is of type list; expected an array"):
+        handler({"inputs": {"raw": ["a" * 10_000, *[""] * 2_000], "sampling_rate": RATE}})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20  # an array of texts has 80 MB
+
+
+def test_windows_are_copied_batch_by_batch(handler):
+    waveform = noise(60.0)
+    tracemalloc.start()
+    limited(handler, max_windowed_seconds=10_000)._classify(waveform, Parameters(hop=0.01))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100 * 2**20  # all windows together have 755 MB
 
 
 def test_a_header_is_believed_before_anything_of_its_size_is_made(handler):

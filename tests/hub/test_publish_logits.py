@@ -61,6 +61,17 @@ def test_a_dry_run_stages_logits_that_load(logits_set, tmp_path):
     assert np.array_equal(load_logits(staged).logits, load_logits(logits_set).logits)
 
 
+def test_a_manifest_that_names_files_elsewhere_is_refused(logits_set, tmp_path):
+    meta = json.loads((logits_set / "meta.json").read_text())
+    (logits_set / "meta.json").write_text(json.dumps({**meta, "files": ["../secret"]}))
+    (logits_set.parent / "secret").write_text("mine")
+    with pytest.raises(ValueError, match=r"names '\.\./secret'; expected names of files beside it"):
+        load_logits(logits_set)
+    with pytest.raises(ValueError, match=r"names '\.\./secret'; expected names of files beside it"):
+        publish_logits(logits_set, "user/logits", dry_run=True, staging=tmp_path / "staged")
+    assert not (tmp_path / "staged").exists()
+
+
 def test_an_unfinished_set_is_not_published(logits_set):
     (logits_set / "meta.json").unlink()
     with pytest.raises(FileNotFoundError, match="no finished logits set"):

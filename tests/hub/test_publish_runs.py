@@ -34,6 +34,9 @@ def test_a_training_that_pushes_ends_in_what_publishing_its_folder_gives(hub, cl
     files.pop(".gitattributes")
     assert files == staged
     assert {"model.safetensors", "handler.py", "README.md", "modeling_cp_mobile.py"} <= files.keys()
+    again = ["--push_to_hub", "true", "--hub_model_id", f"{name}-again"]  # the run is finished, as after a failed push
+    assert client("client_calls:run_recipe", "train_teacher", *training, *again) is None
+    assert hub.history(f"{name}-again") == ["initial commit", f"Publish {run.name}"]
     assert TOKEN not in client.output()
 
 

@@ -147,7 +147,8 @@ def test_a_body_above_the_limit_gets_413_and_is_not_kept():
     seen = []
     with running(lambda data: seen.append(data) or ANSWER, max_bytes=1_000_000) as address:
         message = "the body has more than 1000000 bytes; send a shorter or compressed file."
-        for body in (b"x" * 3_000_000, (b"x" * 100_000 for _ in range(30))):  # with its length announced, and without
+        # with its length announced, and without, also one that ends with what is too much
+        for body in (b"x" * 3_000_000, (b"x" * 100_000 for _ in range(30)), (b"x" * 900_000 for _ in range(2))):
             assert post(address, body) == (413, {"error": message})
         assert not seen
         assert post(address, b"x" * 1_000_000) == (200, ANSWER)
@@ -267,6 +268,7 @@ def test_arguments_become_limits():
     arguments = ServeArguments(max_bytes=5, max_seconds=6.0, max_recordings=7)
     assert arguments.limits == Limits(max_bytes=5, max_seconds=6.0, max_recordings=7)
     assert arguments.workers == os.cpu_count()
+    assert ServeArguments(max_seconds=3600.0).limits.max_windowed_seconds == 36_000
 
 
 def test_the_package_and_the_module_import_without_the_servers_libraries():

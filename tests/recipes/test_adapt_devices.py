@@ -11,12 +11,14 @@ from tiny_corpus import tiny_model, tiny_store
 
 from hf_ascdistill import (
     AscFeatureExtractor,
+    CardContext,
     DataArguments,
     DeviceStudents,
     load_classifier,
     load_prepared,
     load_training_data,
     predict_logits,
+    publish,
 )
 from hf_ascdistill.teachers import model_identity
 from hf_ascdistill.transforms import AcousticFrontend
@@ -60,6 +62,19 @@ def test_every_device_of_the_training_clips_gets_a_student(adapted, student):
     identities = [model_identity(students.model_for(device))["weights"] for device in (*TRAINED, None)]
     assert len(set(identities)) == len(TRAINED) + 1
     assert weights_of(adapted / "general") == weights_of(student)
+
+
+def test_to_push_all_students_as_one_is_refused(run_recipe, settings, tmp_path):
+    with pytest.raises(ValueError, match="push_to_hub is True, but there is a student for each device"):
+        run_recipe("adapt_devices", *settings, "--push_to_hub", "true", "--output_dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_student_of_a_device_can_be_published(adapted, tmp_path):
+    context = CardContext("made up", "user/made-up", dataset_note="It is made up.", data_license="cc0-1.0")
+    publish(adapted / "a", "user/student-a", dry_run=True, staging=tmp_path / "staged", card={"context": context})
+    card = (tmp_path / "staged" / "README.md").read_text()
+    assert "saved weights" in card and "CP-Mobile" in card and str(adapted) not in card
 
 
 def test_results_say_what_each_student_is_worth(adapted):

@@ -210,7 +210,8 @@ def run(arguments: argparse.Namespace) -> int:
         table = None
         if arguments.output is not None:
             staged = stack.enter_context(written_whole(Path(arguments.output)))
-            table = stack.enter_context(open(staged, "w", newline="", encoding="utf-8"))
+            # names of files need not be text
+            table = stack.enter_context(open(staged, "w", newline="", encoding="utf-8", errors="surrogateescape"))
         model = load_model(arguments.model)
         model.model = drop_dead_channels(fuse(model.model, memory_format=torch.channels_last))
         failures = tell(paths, model, parameters, arguments=arguments, table=table)

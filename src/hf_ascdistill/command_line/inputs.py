@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
+from safetensors import SafetensorError
 from transformers import CONFIG_NAME
 
 from ..hub.handler import EndpointHandler, Limits
@@ -23,7 +24,7 @@ def load_model(name: str) -> EndpointHandler:
 
     Raises:
         FileNotFoundError: there is no such folder, and the Hub cannot give such a model.
-        ValueError: the folder holds no audio classifier.
+        ValueError: the folder holds no audio classifier, or its weights are damaged or no weights.
     """
     folder = Path(name)
     if folder.is_dir() and not (folder / CONFIG_NAME).exists():
@@ -34,6 +35,11 @@ def load_model(name: str) -> EndpointHandler:
         place = "no saved model" if folder.is_dir() else "neither a folder nor a model of the Hub"
         reason = str(error).partition("\n")[0]
         raise FileNotFoundError(f"model {name!r} is {place} that can be loaded: {reason}") from error
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"the weights of {name!r} are damaged, of another network, or a pointer to a file of Git LFS: {reason}"
+        ) from error
 
 
 def settings_of(kind: type[Settings], arguments: Namespace) -> Settings:

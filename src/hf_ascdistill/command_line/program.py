@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from transformers import HfArgumentParser
 from transformers.utils import logging
@@ -62,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: after `--help`, and with code 2 where the arguments are no command line.
     """
     arguments = build_parser().parse_args(argv)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be text
     if arguments.quiet or not sys.stderr.isatty():
         logging.disable_progress_bar()
     try:

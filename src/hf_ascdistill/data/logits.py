@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -218,7 +218,7 @@ def load_logits(path: str | Path) -> LogitsSet:
         raise ValueError(
             f"{folder} is of format {meta.get('format')}, expected {FORMAT}; remove it and predict it again."
         )
-    table = pa.concat_tables([_read_file(folder / name) for name in meta["files"]]).combine_chunks()
+    table = pa.concat_tables([_read_file(folder / name) for name in file_names(folder, meta)]).combine_chunks()
     if len(table) != meta["clips"]:
         raise ValueError(
             f"{folder} holds the logits of {len(table)} clips, its manifest says {meta['clips']}; remove the folder "
@@ -232,6 +232,22 @@ def load_logits(path: str | Path) -> LogitsSet:
         tuple(meta["scenes"]),
         ({key: meta[key] for key in ("name", "model", "front_end", "data")},),
     )
+
+
+def file_names(folder: Path, meta: Mapping[str, Any]) -> list[str]:
+    """Returns the names of the files that a manifest lists.
+
+    Args:
+        folder (`Path`): of the set, for the error.
+        meta (`Mapping`): what the manifest holds.
+
+    Raises:
+        ValueError: one lies elsewhere.
+    """
+    outside = [name for name in meta["files"] if Path(name).name != name]
+    if outside:
+        raise ValueError(f"{folder / MANIFEST_NAME} names {outside[0]!r}; expected names of files beside it.")
+    return list(meta["files"])
 
 
 def _read_file(path: Path) -> pa.Table:
@@ -252,6 +268,7 @@ __all__ = [
     "as_lists",
     "check_finished",
     "check_finite",
+    "file_names",
     "load_logits",
     "read_json",
     "some",

@@ -58,10 +58,19 @@ def place(dataset: Dataset | ResidentClips, placement: str, *, device: torch.dev
             except torch.OutOfMemoryError as error:  # others take of it too, or it is in pieces
                 obstacle = "which looked free but was not: " + str(error).partition("\n")[0]
         logger.warning(
-            f"{len(dataset)} training clips need {needed:,} bytes of the memory of {seat}, {obstacle}: "
+            f"{len(dataset)} clips need {needed:,} bytes of the memory of {seat}, {obstacle}: "
             f"data_placement is {placement}, but not there."
         )
     return dataset
+
+
+def can_be_resident(dataset: Dataset) -> bool:
+    """Returns whether [`place`] can hold a dataset in memory, if that is large enough.
+
+    Args:
+        dataset (`datasets.Dataset`): any.
+    """
+    return _obstacle(dataset) is None
 
 
 def predicted_bytes(dataset: Dataset) -> int:
@@ -206,4 +215,4 @@ class Layout:
         return torch.from_numpy(values.to_numpy().copy())
 
 
-__all__ = ["COLUMN_DTYPES", "TRAINING_SHARE", "Layout", "free_memory", "place", "predicted_bytes"]
+__all__ = ["COLUMN_DTYPES", "TRAINING_SHARE", "Layout", "can_be_resident", "free_memory", "place", "predicted_bytes"]

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from ..files import write_json, written_whole
+from ..files import is_staged, write_json, written_whole
 from .audio import AudioChecks, CorpusRate, Sound
 from .columns import CONTENT, DEVICE_IDS, EXAMPLE_ID, LABELS, LENGTH, PATH, RECORDING, START
 from .index import rows_of
@@ -162,7 +162,8 @@ def _start(folder: Path, plan: dict[str, Any]) -> None:
     """Writes the plan of a new store, or checks that the folder's plan is the same; removes half-written files."""
     path = folder / PLAN_NAME
     if not path.exists():
-        others = sorted(file.name for file in folder.iterdir() if file.name not in (LOCK_NAME, f"{PLAN_NAME}.tmp"))
+        present = [file for file in folder.iterdir() if file.name != LOCK_NAME]
+        others = sorted(file.name for file in present if not is_staged(file, PLAN_NAME))
         if others:
             raise ValueError(f"{folder} holds other files ({others[0]}, ...) and no store; choose an empty folder.")
         write_json(path, plan)

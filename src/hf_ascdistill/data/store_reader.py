@@ -17,6 +17,7 @@ from .index import with_waveforms
 from .shards import FORMAT, SAMPLES, SCALE
 
 MANIFEST_NAME = "store.json"
+MOST_OPEN_FILES = 256  # shards of a store in a process, of the 1,024 files that it usually may open
 RUN_COLUMNS = (RECORDING, START, LENGTH, "shard", "batch")  # of the table of runs
 
 
@@ -113,6 +114,8 @@ class Store:
 
     def _reader(self, shard: int) -> pa.ipc.RecordBatchFileReader:
         if shard not in self.readers:
+            if len(self.readers) == MOST_OPEN_FILES:
+                del self.readers[next(iter(self.readers))]  # the first that was opened
             self.readers[shard] = pa.ipc.open_file(pa.memory_map(str(self.folder / self.shards[shard])))
         return self.readers[shard]
 

@@ -15,7 +15,7 @@ NETWORKS = {"cp-mobile": "CP-Mobile", "cp-resnet": "CP-ResNet", "passt": "PaSST"
 # of a configuration: what may differ between the seeds of one experiment
 SEED_FIELDS = {"seed", "data_seed", "teacher_logits", "teachers"}
 # of a configuration: paths on the machine that made the run
-PATH_FIELDS = ("data", "impulse_responses", "initial_weights", "teacher_logits", "teachers", "train_list")
+PATH_FIELDS = ("data", "impulse_responses", "initial_weights", "model", "teacher_logits", "teachers", "train_list")
 NEEDED = ("complexity", "scenes", "devices", "groups", "last_epochs")
 NEEDED_OF_TRAINING = ("configuration", "teachers", "training", "epochs")  # absent: the model was not trained here
 DG_METHODS = {
@@ -81,7 +81,7 @@ class CardFacts:
     @property
     def is_from_scratch(self) -> bool:
         """The run began with random weights."""
-        return self.is_trained_here and not self.configuration.get("initial_weights")
+        return self.is_trained_here and not starts_from_weights(self.configuration)
 
     @property
     def configuration(self) -> Mapping[str, Any]:
@@ -138,6 +138,11 @@ class CardFacts:
         return tuple(name for name, value in self.last_epochs.items() if is_number(value))
 
 
+def starts_from_weights(configuration: Mapping[str, Any]) -> bool:
+    """Says whether a run began with saved weights: those of a folder, or of the student that was adapted."""
+    return bool(configuration.get("initial_weights") or configuration.get("model"))
+
+
 def is_number(value: object) -> bool:
     """Says whether a metric has a value."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -164,7 +169,7 @@ def collect_facts(
 
 
 def _usual_settings(configuration: Mapping[str, Any] | None) -> dict[str, Any]:
-    if configuration is None or configuration.get("initial_weights"):
+    if configuration is None or starts_from_weights(configuration):
         raise ValueError(
             "the model began with saved weights, so that its front-end is theirs; give extractor_settings, what its "
             "preprocessor_config.json holds."

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..complexity import ModelComplexity, complexity_rows
-from .card_facts import CardFacts, is_number
+from .card_facts import CardFacts, is_number, starts_from_weights
 
 SCENE, LOG_LOSS = "accuracy_scene_", "log_loss"
 TYPES = {"asc-cp-mobile": "CP-Mobile", "asc-cp-resnet": "CP-ResNet", "asc-passt": "PaSST"}
@@ -144,7 +144,7 @@ def _recipe_rows(facts: CardFacts) -> dict[str, str]:
     precision = "bfloat16" if used["bf16"] else "float16" if used["fp16"] else "float32"
     return {
         "network": facts.network + (f", with {facts.overrides}" if facts.overrides else ""),
-        "starts from": "saved weights" if used.get("initial_weights") else "random weights",
+        "starts from": "saved weights" if starts_from_weights(used) else "random weights",
         "seed": str(used["seed"]),
         "training examples": _examples(used),
         "epochs": f"{used['num_train_epochs']:g} ({facts.results['training'][-1]['step']:,} steps)",

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from .card_facts import DG_METHODS, CardFacts
+from .card_facts import DG_METHODS, CardFacts, starts_from_weights
 from .card_tables import SCENE, TYPES, percent, several
 
 PAPER = (
@@ -36,7 +36,7 @@ def _origin(facts: CardFacts) -> str:
     count = len(facts.results["teachers"])
     teachers = "one teacher" if count == 1 else several(count, "teacher")
     source = f"labels and the logits of {teachers} (knowledge distillation)" if facts.is_student else "labels alone"
-    start = "It began with saved weights and learned" if facts.configuration.get("initial_weights") else "It learned"
+    start = "It began with saved weights and learned" if starts_from_weights(facts.configuration) else "It learned"
     method = facts.configuration["device_generalization"]
     means = (
         "" if method == "none" else f", with {DG_METHODS[method]} to prepare it for microphones that it never heard"
@@ -175,7 +175,7 @@ def _training_limits(facts: CardFacts) -> list[str]:
             f"{used['lr_reference_epochs']} and shortened in proportion: it may be far from what "
             "more training would reach."
         )
-    if used["architecture"] == "passt" and facts.is_from_scratch:
+    if facts.is_from_scratch and used["architecture"] == "passt":
         limits.append(
             "It began with random weights. The paper's PaSST teachers began with weights from AudioSet; this "
             "one is no substitute for them."

@@ -42,7 +42,7 @@ def load_all(folder: str) -> tuple[Any, Any]:
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
     model = AutoModel.from_pretrained(folder, trust_remote_code=True)
     classifier, report = AutoModelForAudioClassification.from_pretrained(
-        folder, trust_remote_code=True, output_loading_info=True
+        folder, dtype="float32", trust_remote_code=True, output_loading_info=True
     )
     extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True)
     for part in (config, model, classifier, extractor):

@@ -25,15 +25,12 @@ FORMATS = "wav, flac, ogg, mp3 or aiff"
 MAGIC, MP3_SYNC = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b"ID3"), 0xFFE0
 SUBTYPES = ("PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "PCM_U8", "PCM_S8", "ULAW", "ALAW")
 SUBTYPES += ("VORBIS", "OPUS", "MPEG_LAYER_III")
-MAX_CHUNKS = 1_000  # of a wav, in front of its audio, that are looked at
-FRAMES_PER_BLOCK = 65_536  # decoded at a time
+MAX_CHUNKS, FRAMES_PER_BLOCK = 1_000, 65_536  # of a wav, in front of its audio, that are looked at; decoded at a time
 
 # Of 200 real clips of TAU22, CP-Mobile (128K) names 173 rightly as a whole, 159 cut to 0.5 s, 90 cut to 0.35 s; of the
 # latter, 132 when they are mirrored to 0.5 s, and 26 when they are padded with zeros to 1 s.
-SHORTEST_WINDOW = 0.5  # seconds
-LONGEST_WINDOW = 10.0  # seconds; PaSST has no positions for more
-SHORTEST_HOP = 0.01  # seconds
-SHORTEST_RECORDING = 0.1  # seconds
+SHORTEST_WINDOW, LONGEST_WINDOW = 0.5, 10.0  # seconds; PaSST has no positions for more
+SHORTEST_HOP, SHORTEST_RECORDING = 0.01, 0.1  # seconds
 LOWEST_RATE = 8_000  # Hz
 PEAK = 16.0  # 24 dB above full scale; integers that were cast to floats are far above
 SECONDS_PER_BATCH = 32  # of audio that the network sees at once
@@ -195,15 +192,18 @@ def _promised_ends(data: bytes) -> Iterator[int]:
 def _read_samples(item: dict, *, name: str, limits: Limits) -> tuple[np.ndarray, int]:
     """Reads `{"raw": (T,) or (channels, T), "sampling_rate": Hz}`: the channels' mean, float32 (T,), and the rate."""
     _expect(set(item) == {"raw", "sampling_rate"}, f"{name} with the keys", list(item), '"raw" and "sampling_rate"')
-    rate = item["sampling_rate"]
+    raw, rate = item["raw"], item["sampling_rate"]
     _expect(_is_number(rate) and isinstance(rate, int), f"{name}.sampling_rate", rate, "a whole number of Hz")
     expected = "an array of numbers between -1 and 1, (samples) or (channels, samples)"
+    rows = [raw, *(row for row in raw if isinstance(row, list))] if isinstance(raw, list) else []
+    kinds = set().union(*(map(type, row) for row in rows)) - {list, np.ndarray}  # beside a long text all would be long
+    _expect(all(issubclass(kind, int | float | np.number) for kind in kinds), f"{name}.raw", raw, expected)
     try:
-        raw = np.asarray(item["raw"])
+        raw = np.asarray(raw)
     except (ValueError, TypeError, RecursionError) as error:
         raise BadRequest(f"{name}.raw is no array ({str(error)[:120]}); expected {expected}.") from error
-    is_number = raw.dtype.kind == "f" or (raw.dtype.kind == "i" and isinstance(item["raw"], list))
-    _expect(is_number and raw.ndim in (1, 2), f"{name}.raw", f"{raw.dtype} {raw.shape}", expected)
+    is_met = raw.dtype.kind in ("fi" if isinstance(item["raw"], list) else "f") and raw.ndim in (1, 2)
+    _expect(is_met, f"{name}.raw", f"{raw.dtype} {raw.shape}", expected)
     raw = np.atleast_2d(raw)
     _check_shape(raw.shape[1], raw.shape[0], rate, name=name, limits=limits)
     with np.errstate(over="ignore"):  # infinite samples are refused with the other ones
@@ -306,7 +306,7 @@ def window_logits(
     """
     device = next(model.parameters()).device
     settings = {"sampling_rate": extractor.sampling_rate, "return_tensors": "pt", "device": device}
-    batches = [np.stack(windows[first : first + batch_size]) for first in range(0, len(windows), batch_size)]
+    batches = (np.stack(windows[first : first + batch_size]) for first in range(0, len(windows), batch_size))
     return torch.cat([model(extractor(batch, **settings)["input_values"]).logits.float().cpu() for batch in batches])
 
 
@@ -329,7 +329,7 @@ class EndpointHandler:
 
     def __init__(self, path: str = "", limits: Limits = Limits(), *, trust_remote_code: bool = True) -> None:
         model = AutoModelForAudioClassification.from_pretrained(path, trust_remote_code=trust_remote_code)
-        self.model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.float().eval().to("cuda" if torch.cuda.is_available() else "cpu")  # log-mels are float32
         self.extractor = AutoFeatureExtractor.from_pretrained(path, trust_remote_code=trust_remote_code)
         self.limits = limits
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from ..data.crops_index import SUFFIX, check_indexable, crops_summary, read_crops_index, write_crops_index
-from ..data.logits import MANIFEST_NAME, check_finished, load_logits, read_json
+from ..data.logits import MANIFEST_NAME, check_finished, file_names, load_logits, read_json
 from ..data.sources import as_splits
 from ..data.store import load_prepared
 from ..files import new_folder
@@ -67,7 +67,7 @@ def _stage_logits(logits: Path, folder: Path, *, repo_id: str, context: CardCont
     card = render_logits_card(meta, repo_id=repo_id, context=context)
     check_card(card)
     with new_folder(folder) as partial:
-        for name in (MANIFEST_NAME, *meta["files"]):
+        for name in (MANIFEST_NAME, *file_names(logits, meta)):
             shutil.copyfile(logits / name, partial / name)
         (partial / CARD_NAME).write_text(card, encoding="utf-8")
     load_logits(folder)

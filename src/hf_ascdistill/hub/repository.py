@@ -20,7 +20,7 @@ from ..files import new_folder
 from ..models import MODELS, AscFeatureExtractor
 from . import fresh_process, handler
 from .card_context import CardContext, resolve_context
-from .card_facts import check_results
+from .card_facts import check_results, starts_from_weights
 from .card_tables import TYPES
 from .model_card import check_card, render_model_card
 
@@ -118,7 +118,7 @@ def read_results(run: Path) -> dict[str, Any]:
 def _context(results: Mapping[str, Any], context: CardContext | None, *, config: PreTrainedConfig) -> CardContext:
     """Returns the context of a card; where the results do not say which network it is, its configuration does."""
     context = resolve_context(results["scenes"], results["devices"], context)
-    is_known = "configuration" in results and not results["configuration"].get("initial_weights")
+    is_known = "configuration" in results and not starts_from_weights(results["configuration"])
     return context if is_known or context.network else replace(context, network=network_name(config))
 
 

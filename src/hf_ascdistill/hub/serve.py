@@ -16,7 +16,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,7 @@ from .openapi import JSON_FORM, REQUEST_BODY, RESPONSES, VERSION
 
 MAX_JSON_OBJECTS = 1_000  # brackets of a JSON body; a full batch of samples has some 300
 DISCARDED_BODIES = 4  # of a refused request, so many of the largest bodies are read before the connection is cut
+WINDOWED_SHARE = 10  # times the audio of a request, at most, may its overlapping windows last
 RETRY_SECONDS = 1  # what a client is told to wait when the server is full
 SHUTDOWN_SECONDS = 30  # in which requests that are under way are answered
 EXTRA = "hf_ascdistill[serve]"
@@ -58,7 +59,8 @@ class ServeArguments:
     @property
     def limits(self) -> Limits:
         """What one request may ask for."""
-        return Limits(max_bytes=self.max_bytes, max_seconds=self.max_seconds, max_recordings=self.max_recordings)
+        longest = max(Limits.max_windowed_seconds, WINDOWED_SHARE * self.max_seconds)
+        return Limits(self.max_bytes, self.max_seconds, longest, self.max_recordings)
 
 
 class Refusal(Exception):
@@ -163,7 +165,8 @@ class Desk:
                         raise Refusal(415, "the body is a form; send the file itself: `curl --data-binary @clip.wav`.")
                     return await read_body(request, limit), content == "application/json"
                 except (Refusal, TooLarge):
-                    await discard_body(request, DISCARDED_BODIES * limit)
+                    with suppress(RuntimeError):  # it has ended: nothing is left to be read
+                        await discard_body(request, DISCARDED_BODIES * limit)
                     raise
         except TimeoutError as error:
             raise Refusal(408, f"the body took longer than {seconds:g} s to arrive.") from error
