@@ -122,3 +122,15 @@ def test_failing_command_fails_its_task(plan, tmp_path):
 def test_broken_options_are_refused(plan, tmp_path):
     with pytest.raises(ValueError, match="slurm_options is"):
         write_slurm(plan, tmp_path / "slurm", recipes="recipes", threads=1, options="--time='8")
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"),
+    [({}, "3"), ({"SLURM_CPUS_PER_TASK": "8"}, "8"), ({"SLURM_CPUS_PER_TASK": "8", "OMP_NUM_THREADS": "2"}, "2")],
+)
+def test_a_job_has_the_threads_that_it_is_given(plan, tmp_path, given, threads):
+    write_slurm(plan, tmp_path / "slurm", recipes="recipes", threads=3)
+    [line] = [line for line in (tmp_path / "slurm" / "array.sh").read_text().splitlines() if line.startswith("export")]
+    environment = {"PATH": os.environ["PATH"], **given}
+    done = subprocess.run(["bash", "-c", f"{line}; echo $OMP_NUM_THREADS"], env=environment, capture_output=True)
+    assert done.stdout.decode().strip() == threads

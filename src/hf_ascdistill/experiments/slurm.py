@@ -15,7 +15,7 @@ ARRAY_SCRIPT = """#!/bin/bash
 #SBATCH --ntasks=1
 set -euo pipefail
 cd {folder}
-export PATH={programs}:"$PATH" OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{threads}}}"
+export PATH={programs}:"$PATH" OMP_NUM_THREADS="${{OMP_NUM_THREADS:-${{SLURM_CPUS_PER_TASK:-{threads}}}}}"
 command=$(sed -n "${{SLURM_ARRAY_TASK_ID:?started without sbatch --array}}p" "$1")
 echo "$command"
 eval "$command"
@@ -34,7 +34,7 @@ def write_slurm(jobs: Sequence[Job], folder: str | Path, *, recipes: str, thread
         jobs (`Sequence[Job]`): from [`build_plan`]; their paths hold in the current folder, where the jobs will run.
         folder (`str | Path`): where the files go.
         recipes (`str`): folder of the recipes.
-        threads (`int`): CPU threads of a job.
+        threads (`int`): CPU threads of a job for which sbatch gets no `--cpus-per-task`.
         options (`str`, *optional*): options of sbatch, as one text: `"--partition=gpu --time=08:00:00"`.
 
     Returns:
