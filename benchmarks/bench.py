@@ -118,7 +118,7 @@ def measure_all(sections: Iterable[Iterator[Case]], watch: Stopwatch) -> tuple[l
                 print(results[-1].line(), flush=True)
         except Exception as error:  # noqa: BLE001
             traceback.print_exc()
-            failures.append(f"a section from behind {last}: {type(error).__name__}: {' '.join(str(error).split())}")
+            failures.append(f"{cases.__name__}, behind {last}: {type(error).__name__}: {' '.join(str(error).split())}")
     return results, failures
 
 

@@ -1,5 +1,6 @@
 """Training on clips in memory: the numbers of training from disk, and a clear reason where that cannot be."""
 
+import numpy as np
 import pytest
 import torch
 from test_teachers import made_up
@@ -123,6 +124,14 @@ def evaluated(folder, data, placement, **settings) -> tuple[dict[str, float], in
 def test_evaluation_in_memory_gives_the_numbers_of_that_from_disk(tmp_path, data):
     disk, clips = evaluated(tmp_path, data, "disk")
     assert evaluated(tmp_path, data, "ram") == (disk, clips) and clips == len(data["evaluate"])
+
+
+def test_clips_in_memory_can_be_predicted(tmp_path, data):
+    trainer = trainer_of(tmp_path, data["train"].select(range(BATCH)), "ram")
+    trainer.eval_dataset = data["evaluate"]
+    trainer.place_data()
+    own = trainer.predict(trainer.eval_dataset).predictions
+    assert np.array_equal(own, trainer.predict(data["evaluate"]).predictions)
 
 
 @pytest.mark.parametrize("placement", ["disk", "ram"])

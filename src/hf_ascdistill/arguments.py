@@ -148,10 +148,10 @@ class DistillationTrainingArguments(TrainingArguments):
             chosen for; a run of another length gets the same proportions.
         frontend_seat (`str`, *optional*, defaults to `"accelerator"`): where waveforms become log-mels: on the
             `accelerator`, or in the data loader's `workers`.
-        data_placement (`str`, *optional*, defaults to `"auto"`): where the prepared training clips lie: on `disk`,
-            read batch by batch; in the host's `ram`; in the memory of the `device`, where batches never touch the
-            host; or `auto`: on a CUDA device where they fit, else on disk. The batches are the same bits everywhere.
-            Where memory is short, a warning says what is taken in its place.
+        data_placement (`str`, *optional*, defaults to `"auto"`): where the prepared clips lie, of training and
+            evaluation: on `disk`, read batch by batch; in the host's `ram`; in the memory of the `device`, where
+            batches never touch the host; or `auto`: on a CUDA device where they fit, else on disk. The batches are the
+            same bits everywhere. Where memory is short, a warning says what is taken in its place.
         channels_last (`bool`, *optional*, defaults to `True`): memory format of training, but of CP-ResNet's on an
             accelerator ([`fastest_memory_format`]); faster, and on a CPU some 50 times less accurate in batch
             normalisation (2e-6).

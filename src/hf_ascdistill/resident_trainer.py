@@ -52,6 +52,8 @@ class ResidentTrainer(Trainer):
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """Returns the loader of a prediction: all clips."""
+        if isinstance(test_dataset, ResidentClips):
+            return self._resident_loader(test_dataset, self.args.eval_batch_size)
         with self._dropping_nothing():
             return super().get_test_dataloader(test_dataset)
 

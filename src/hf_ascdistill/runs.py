@@ -45,7 +45,6 @@ NUMERIC_FIELDS = (
     "kd_temperature",
     "last_epochs",
     "learning_rate",
-    "load_best_model_at_end",
     "lr_last",
     "lr_ramp_length",
     "lr_ramp_start",
@@ -58,7 +57,6 @@ NUMERIC_FIELDS = (
     "per_device_train_batch_size",
     "seed",
     "torch_compile",
-    "train_sampling_strategy",
     "weight_decay",
     "world_size",
 )

@@ -247,7 +247,7 @@ class DistillationTrainer(ResidentTrainer):
             if resume_from_checkpoint and self.args.should_save:
                 self._remove_older_than(resume_from_checkpoint)
             if resume_from_checkpoint and self._is_trained_to_the_end(resume_from_checkpoint):
-                self._load_from_checkpoint(resume_from_checkpoint)
+                self._end_from(resume_from_checkpoint)
                 return TrainOutput(self.state.global_step, 0.0, {})
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
@@ -259,6 +259,16 @@ class DistillationTrainer(ResidentTrainer):
             return False
         self.state = state
         return True
+
+    def _end_from(self, checkpoint: str) -> None:
+        """Does what a training does behind its last checkpoint: an evaluation that may lack, the choice of a model."""
+        self._load_from_checkpoint(checkpoint)
+        evaluated = {row["step"] for row in self.state.log_history if "eval_loss" in row}
+        is_due = self.args.eval_strategy == "epoch" and self.state.epoch >= self.args.eval_delay
+        if is_due and self.state.global_step not in evaluated:  # a checkpoint of steps comes before it
+            self.evaluate()
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is not None:
+            self._load_best_model()
 
     def _remove_older_than(self, checkpoint: str) -> None:
         """Removes what a run that was killed between saving and removing has left beyond `save_total_limit`."""

@@ -81,7 +81,7 @@ def test_a_case_that_fails_costs_the_rest_of_its_section_alone():
 
     results, failures = measure_all([first(), second()], Stopwatch(torch.device("cpu"), 0))
     assert [result.case.name for result in results] == ["one", "three"]
-    assert failures == ["a section from behind A: one: RuntimeError: two is wrong"]
+    assert failures == ["first, behind A: one: RuntimeError: two is wrong"]
 
 
 def test_what_a_program_printed_before_it_failed_is_filed(tmp_path, monkeypatch):

@@ -111,10 +111,13 @@ def test_null_parameters_are_defaults():
     assert Parameters.parse({"top_k": None, "window": None}) == Parameters.parse(None) == Parameters()
 
 
-def test_texts_among_samples_take_no_memory(handler):
+@pytest.mark.parametrize(
+    "raw", [["a" * 10_000, *[""] * 2_000], [["a" * 10_000, *[0] * 2_000]], [[["a" * 10_000, *[0] * 2_000]]]]
+)
+def test_texts_among_samples_take_no_memory(handler, raw):
     tracemalloc.start()
     with pytest.raises(BadRequest, match="inputs.raw is of type list; expected an array"):
-        handler({"inputs": {"raw": ["a" * 10_000, *[""] * 2_000], "sampling_rate": RATE}})
+        handler({"inputs": {"raw": raw, "sampling_rate": RATE}})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**20  # an array of texts has 80 MB

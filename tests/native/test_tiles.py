@@ -117,6 +117,18 @@ def test_a_gradient_goes_the_usual_way():
     assert torch.equal(torch.autograd.grad(linear(x).sum(), linear.weight)[0], expected[0])
 
 
+def test_what_is_compiled_goes_the_usual_way(monkeypatch):
+    monkeypatch.setattr(tiles, "can_use_tiles", lambda: True)
+    torch.manual_seed(0)
+    linear, x = nn.Linear(32, 64), torch.randn(2, 32)
+    with torch.no_grad():
+        expected = linear(x)
+        linear.__class__ = TileLinear
+        linear.packed = torch.zeros(1)  # not looked at
+        compiled = torch.compile(linear, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x), expected)
+
+
 @pytest.mark.parametrize(
     ("capabilities", "can_compile", "is_lent", "expected"),
     [

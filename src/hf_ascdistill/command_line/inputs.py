@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
+import torch
 from safetensors import SafetensorError
 from transformers import CONFIG_NAME
 
@@ -35,6 +36,8 @@ def load_model(name: str) -> EndpointHandler:
         place = "no saved model" if folder.is_dir() else "neither a folder nor a model of the Hub"
         reason = str(error).partition("\n")[0]
         raise FileNotFoundError(f"model {name!r} is {place} that can be loaded: {reason}") from error
+    except torch.OutOfMemoryError:
+        raise
     except (SafetensorError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(

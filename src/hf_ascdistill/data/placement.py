@@ -1,4 +1,4 @@
-"""Decides where the training data lie, on disk, in the host's memory or on the accelerator, and brings them there."""
+"""Decides where the clips of a training lie: on disk, in the host's memory, on the accelerator; brings them there."""
 
 import os
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ TRAINING_SHARE = 0.25  # of a memory, which data leave to weights, activations a
 
 
 def place(dataset: Dataset | ResidentClips, placement: str, *, device: torch.device | str) -> Dataset | ResidentClips:
-    """Brings a training dataset where it is to lie. The batches are the same bits wherever that is.
+    """Brings a dataset where it is to lie. The batches are the same bits wherever that is.
 
     The bytes are predicted first: where they do not fit beside what training keeps (a quarter of that memory), the
     next place is taken and a warning says so: from `device` to `ram` to `disk`, and with `auto` at once to `disk`.

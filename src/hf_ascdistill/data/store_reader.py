@@ -17,7 +17,7 @@ from .index import with_waveforms
 from .shards import FORMAT, SAMPLES, SCALE
 
 MANIFEST_NAME = "store.json"
-MOST_OPEN_FILES = 256  # shards of a store in a process, of the 1,024 files that it usually may open
+MOST_OPEN_FILES = 512  # shards of a store in a process, of the 1,024 files that it usually may open
 RUN_COLUMNS = (RECORDING, START, LENGTH, "shard", "batch")  # of the table of runs
 
 

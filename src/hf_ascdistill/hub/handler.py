@@ -195,8 +195,8 @@ def _read_samples(item: dict, *, name: str, limits: Limits) -> tuple[np.ndarray,
     raw, rate = item["raw"], item["sampling_rate"]
     _expect(_is_number(rate) and isinstance(rate, int), f"{name}.sampling_rate", rate, "a whole number of Hz")
     expected = "an array of numbers between -1 and 1, (samples) or (channels, samples)"
-    rows = [raw, *(row for row in raw if isinstance(row, list))] if isinstance(raw, list) else []
-    kinds = set().union(*(map(type, row) for row in rows)) - {list, np.ndarray}  # beside a long text all would be long
+    rows = raw if isinstance(raw, list) and raw and all(isinstance(row, list) for row in raw) else [raw]
+    kinds = set().union(*(map(type, row) for row in rows if isinstance(row, list))) - {tuple, np.ndarray, torch.Tensor}
     _expect(all(issubclass(kind, int | float | np.number) for kind in kinds), f"{name}.raw", raw, expected)
     try:
         raw = np.asarray(raw)

@@ -38,7 +38,10 @@ class NativeLinear(nn.Linear):
         return is_float32_on_cpu(self.weight)
 
     def pack(self) -> None:
-        """Packs the weight where it can be; once it changes, the packed one is of no more use."""
+        """Packs the weight where it can be; once that is replaced or changed, the packed one is of no more use.
+
+        A change that torch does not count, by `.data` or a fused optimiser, shows in what needs a gradient alone.
+        """
         if self.can_pack():
             self.packed, self._packed_of = self.pack_weight(), _identity(self.weight)
 
@@ -58,7 +61,7 @@ class NativeLinear(nn.Linear):
 
 
 def _identity(weight: torch.Tensor) -> tuple[int, int | None]:
-    """Returns what is another one when a weight is replaced or changed; torch does not count changes in inference."""
+    """Returns what is another one when a weight is replaced, or changed in a way that torch counts."""
     return weight.data_ptr(), None if weight.is_inference() else weight._version
 
 

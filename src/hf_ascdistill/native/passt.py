@@ -35,8 +35,8 @@ def use_fastest_linear(model: nn.Module, *, packed: bool = False) -> nn.Module:
 
     Args:
         model (`nn.Module`): any network.
-        packed (`bool`, *optional*, defaults to `False`): lay copies of the weights out for it, faster still, but for
-            inference alone: what is computed without a gradient takes them as they are now.
+        packed (`bool`, *optional*, defaults to `False`): lay copies of the weights out for it, faster still, for
+            inference alone; see [`~NativeLinear.pack`] for weights that change later.
 
     Returns:
         `nn.Module`: the same.

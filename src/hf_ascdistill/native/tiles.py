@@ -41,9 +41,8 @@ class TileLinear(NativeLinear):
 
     def can_multiply(self, input: torch.Tensor) -> bool:
         """See [`~NativeLinear.can_multiply`]."""
-        # a process that has not asked for tiles may not touch them
-        is_ready = self.is_packed() and not torch.is_grad_enabled() and can_use_tiles()
-        return is_ready and super().can_multiply(input)
+        is_usual = super().can_multiply(input) and not torch.is_grad_enabled()
+        return is_usual and self.is_packed() and can_use_tiles()  # a process that has not asked may not touch them
 
     def pack_weight(self) -> torch.Tensor:
         """See [`~NativeLinear.pack_weight`]: bfloat16, `(outputs / 32, inputs / 32, parts, 2, 16, 32)`."""
