@@ -116,7 +116,7 @@ def measure_all(sections: Iterable[Iterator[Case]], watch: Stopwatch) -> tuple[l
                 results.append(watch.measure(case))
                 last = f"{case.section}: {case.name}"
                 print(results[-1].line(), flush=True)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001 - whatever it is, what was measured before it stays
             traceback.print_exc()
             failures.append(f"{cases.__name__}, behind {last}: {type(error).__name__}: {' '.join(str(error).split())}")
     return results, failures

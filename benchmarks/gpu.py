@@ -52,7 +52,7 @@ def file_output(heading: str, program: str, *arguments: str | Path, output: Path
     """
     text, is_whole = run(program, *arguments)
     words = ["python", f"benchmarks/{program}", *(Path(word).name for word in map(str, arguments))]
-    note = "" if is_whole else "\n\nThe program failed: this is what it printed before.\n"
+    note = "" if is_whole else "\n\nThe program failed: this is what it printed before."
     if text:
         merge_sections(output, f"## {GPU}{heading}\n\n{text}{note}\n\nCommand: `{shlex.join(words)}`\n")
     return is_whole
@@ -67,11 +67,11 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SystemExit("no GPU is here that torch can use: nothing was measured, and the results stay as they are.")
 
-    files = {"output": arguments.output}
-    cases = ["--device", "cuda", "--batch_size", BATCH_SIZE, "--seconds", SECONDS, "--output", arguments.output]
+    output = arguments.output
+    cases = ["--device", "cuda", "--batch_size", BATCH_SIZE, "--seconds", SECONDS, "--output", output]
     _, is_whole = run("bench.py", *cases)
     peer = [] if arguments.hear21passt is None else ["--hear21passt", arguments.hear21passt]
-    wholes = [is_whole, file_output("PaSST-S", "passt_step.py", "--device", "cuda", *peer, **files)]
+    wholes = [is_whole, file_output("PaSST-S", "passt_step.py", "--device", "cuda", *peer, output=output)]
     resident = "resident_training.py", "--device", "cuda", "--steps", STEPS
     few = [*resident, "--batch_sizes", BATCH_SIZE]
     sections = {
@@ -80,7 +80,7 @@ def main() -> None:
         "resident training, bf16": [*resident, "--bf16"],
         "resident training, contiguous": [*few, "--contiguous"],
     }
-    wholes += [file_output(heading, *command, **files) for heading, command in sections.items()]
+    wholes += [file_output(heading, *command, output=output) for heading, command in sections.items()]
     if not all(wholes):
         raise SystemExit("not all was measured; what was is in the results.")
 

@@ -218,15 +218,18 @@ def count_passes(teachers: dict[str, Teacher]) -> dict[str, int]:
 
 
 def test_each_teacher_predicts_with_a_copy_for_inference(teachers, crops, tmp_path, monkeypatch):
-    copied = []
+    copied, predicted = [], set()
 
     def copy(model, *args, **kwargs):
         copied.append(model.config.model_type)
-        return inference_copy(model, *args, **kwargs)
+        copy = inference_copy(model, *args, **kwargs)
+        copy.register_forward_hook(lambda *_: predicted.add(model.config.model_type))
+        return copy
 
     monkeypatch.setattr("hf_ascdistill.prediction.inference_copy", copy)
     many(teachers, crops, tmp_path)
     assert sorted(copied) == sorted(model.config.model_type for model, _ in teachers.values())
+    assert predicted == set(copied)
 
 
 def test_many_teachers_give_bit_for_bit_what_each_gives_alone(teachers, crops, one_by_one, tmp_path):

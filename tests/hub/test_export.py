@@ -11,6 +11,7 @@ from tiny_teachers import tiny_passt
 
 from hf_ascdistill import AscFeatureExtractor, ExportSettings, export_model, load_prepared
 from hf_ascdistill.export import checks
+from hf_ascdistill.export.graphs import MelToLogits
 from hf_ascdistill.export.metadata import export_metadata
 from hf_ascdistill.export.onnx_int8 import quantize_onnx
 from hf_ascdistill.hub import export
@@ -78,6 +79,15 @@ def test_a_missing_extra_is_named(run, monkeypatch, module, format_name, extra):
     monkeypatch.setitem(sys.modules, f"{module}.exir", None)
     with pytest.raises(ImportError, match=rf"pip install 'hf_ascdistill\[{extra}\]'"):
         run(formats=[format_name])
+
+
+def test_the_bytes_of_int8_are_one_for_a_weight_of_a_convolution_and_four_for_any_other(model, clips, tmp_path):
+    parts = {"clips": clips, "calibration_clips": clips, "settings": ExportSettings(**INT8, min_agreement=0)}
+    files = export_model(model, AscFeatureExtractor(), tmp_path, **parts)
+    network = MelToLogits(model)
+    weights = sum(module.weight.numel() for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+    expected = weights + 4 * (sum(parameter.numel() for parameter in network.parameters()) - weights)
+    assert [file.parameter_bytes for file in files] == [expected] * 2
 
 
 def test_int8_of_a_passt_raises_before_any_work(clips, tmp_path):

@@ -85,10 +85,7 @@ def test_what_is_too_large_says_so(handler, limits, inputs, message):
         ({}, "clip.wav", "inputs is text, but no base64"),
         ({}, [SECOND, b"hello, world"], r"the beginning of inputs\[1\] is b'hello, w'; expected an audio file"),
     ],
-    ids=[
-        *("channels", "rate", "recordings", "integers", "channels last", "a text", "a path"),
-        "the second of a batch",
-    ],
+    ids=["channels", "rate", "recordings", "integers", "channels last", "a text", "a path", "the second of a batch"],
 )
 def test_what_is_not_taken_says_so(handler, limits, inputs, message):
     with pytest.raises(BadRequest, match=message):

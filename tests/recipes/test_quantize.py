@@ -1,14 +1,13 @@
 """Quantisation from the command line: what the folder of a run gets, and what onnxruntime makes of it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_main_job import launch_two
 from tiny_corpus import tiny_model, tiny_store
 
 from hf_ascdistill import AscFeatureExtractor, fuse, load_classifier, load_prepared, prepare_qat, quantized_runs
@@ -17,7 +16,6 @@ pytest.importorskip("onnxruntime", reason="needs the extra export")
 pytest.importorskip("onnxscript", reason="needs the extra export")
 CONFIG = Path(__file__).resolve().parents[2] / "recipes" / "configs" / "qat.yaml"
 NETWORKS = ("float", "ptq", "qat")
-TWO_RANKS = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +118,12 @@ def test_file_that_computes_something_else_is_not_written(run, log_mels, monkeyp
 
 
 @pytest.mark.dist
-def test_two_processes_quantise_together(arguments, environment, tmp_path):
-    recipe = CONFIG.parents[1] / "quantize.py"
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", *TWO_RANKS.split(), "--main_process_port", "0"]
-    halved = ["--per_device_train_batch_size", "10", "--num_train_epochs", "1", "--output_dir", tmp_path / "run"]
-    command = [*launcher, recipe, *arguments[:-2], *halved]
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-8000:]
+def test_two_processes_quantise_together(arguments, tmp_path):
+    halved = ["--per_device_train_batch_size", 10, "--num_train_epochs", 1, "--output_dir", tmp_path / "run"]
+    printed = launch_two("quantize", *arguments[:-2], *halved)
     assert tuple(json.loads((tmp_path / "run" / "quantization.json").read_text())) == NETWORKS
     assert len(json.loads((tmp_path / "run" / "results.json").read_text())["epochs"]) == 1
-    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line.startswith("| ")]
+    rows = [line.split("|")[1].strip() for line in printed.splitlines() if line.startswith("| ")]
     assert rows == ["", *NETWORKS]
 
 

@@ -162,8 +162,8 @@ def _start(folder: Path, plan: dict[str, Any]) -> None:
     """Writes the plan of a new store, or checks that the folder's plan is the same; removes half-written files."""
     path = folder / PLAN_NAME
     if not path.exists():
-        present = [file for file in folder.iterdir() if file.name != LOCK_NAME]
-        others = sorted(file.name for file in present if not is_staged(file, PLAN_NAME))
+        files = [file for file in folder.iterdir() if file.name != LOCK_NAME]
+        others = sorted(file.name for file in files if not is_staged(file, PLAN_NAME))
         if others:
             raise ValueError(f"{folder} holds other files ({others[0]}, ...) and no store; choose an empty folder.")
         write_json(path, plan)

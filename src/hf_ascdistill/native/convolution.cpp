@@ -7,7 +7,6 @@
 // transforms along the columns work on LANES numbers at a time, those along the rows are one product of matrices.
 #include "fourier.h"
 
-
 struct ConvolutionSizes {
   int clips, samples, numbers;  // complex numbers of a transform, M
   int rows() const { return numbers / LANES; }

@@ -5,7 +5,6 @@
 // frames is the work of one thread.
 #include "fourier.h"
 
-
 struct LogMelSettings {
   int clips, samples, n_fft, win_length, hop_length, n_mels;
   float preemphasis, log_offset, shift, scale;
